@@ -1,0 +1,72 @@
+//! Names and sizes: the one place where maps and programs are named.
+
+/// Raised whenever the meaning or the shape of any map changes. The object file carries it in the symbol [`ABI_SYMBOL`],
+/// checked at load; the pin directory carries it in its name.
+pub const ABI_VERSION: u32 = 1;
+
+/// The symbol in the object file's `.rodata` that holds [`ABI_VERSION`].
+pub const ABI_SYMBOL: &str = "WGXDP_ABI";
+
+/// TC egress on the anchor.
+pub const PROGRAM_STEER: &str = "steer";
+/// TC ingress on each uplink.
+pub const PROGRAM_RESTORE: &str = "restore";
+
+/// [`crate::table::Config`], two slots; [`MAP_GENERATION`] says which one is in force.
+pub const MAP_CONFIG: &str = "CONFIG";
+/// One [`u64`]: the slot of [`MAP_CONFIG`] in force is its lowest bit.
+pub const MAP_GENERATION: &str = "GENERATION";
+/// [`crate::table::EndpointKey`] → [`crate::table::EndpointRef`].
+pub const MAP_ENDPOINTS: &str = "ENDPOINTS";
+/// [`crate::table::Peer`] by peer id.
+pub const MAP_PEERS: &str = "PEERS";
+/// [`crate::table::PeerState`] by peer id, written by `steer`.
+pub const MAP_PEER_STATES: &str = "PEER_STATES";
+/// [`crate::table::Path`] by path id, written by user space alone.
+pub const MAP_PATHS: &str = "PATHS";
+/// [`crate::table::Proof`] by path id, written by the programs (user space lifts the latch).
+pub const MAP_PROOFS: &str = "PROOFS";
+/// [`crate::table::UplinkFlags`] by uplink id, written by user space alone.
+pub const MAP_UPLINK_FLAGS: &str = "UPLINK_FLAGS";
+/// [`crate::table::ProbeSlot`], [`PROBE_SLOTS`] for each path.
+pub const MAP_PROBES: &str = "PROBES";
+/// [`crate::count::PathCount`] by path id, per CPU.
+pub const MAP_PATH_COUNTS: &str = "PATH_COUNTS";
+/// `u64` by [`crate::count::reason_index`], per CPU.
+pub const MAP_REASON_COUNTS: &str = "REASON_COUNTS";
+/// Ring buffer of [`crate::record::Record`].
+pub const MAP_RECORDS: &str = "RECORDS";
+
+/// Every map of the object, in the order in which they are pinned.
+pub const MAPS: [&str; 12] = [
+    MAP_CONFIG,
+    MAP_GENERATION,
+    MAP_ENDPOINTS,
+    MAP_PEERS,
+    MAP_PEER_STATES,
+    MAP_PATHS,
+    MAP_PROOFS,
+    MAP_UPLINK_FLAGS,
+    MAP_PROBES,
+    MAP_PATH_COUNTS,
+    MAP_REASON_COUNTS,
+    MAP_RECORDS,
+];
+
+/// Uplinks of one host.
+pub const MAX_UPLINKS: usize = 16;
+/// Tunnels of one host.
+pub const MAX_TUNNELS: usize = 16;
+/// Paths of one peer; `steer` looks at no more.
+pub const MAX_PATHS_PER_PEER: usize = 8;
+/// Peers for which the maps have room when the loader says nothing else.
+pub const DEFAULT_MAX_PEERS: u32 = 64;
+/// Probes in flight that a path remembers: 64 at 10 ms cover a round trip of 640 ms.
+pub const PROBE_SLOTS: u32 = 64;
+/// Bytes of the ring buffer.
+pub const RECORDS_BYTES: u32 = 256 * 1024;
+
+/// The fwmark of a probe is [`PROBE_MARK`] in the bits of [`PROBE_MARK_MASK`], and its path's id in the others.
+pub const PROBE_MARK: u32 = 0x5700_0000;
+/// See [`PROBE_MARK`].
+pub const PROBE_MARK_MASK: u32 = 0xff00_0000;

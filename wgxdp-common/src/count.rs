@@ -1,0 +1,158 @@
+//! What is counted, and what each count is called. Every packet that a program sees ends in exactly one [`Reason`].
+
+use crate::abi::MAX_UPLINKS;
+use crate::id::UplinkId;
+use crate::{layout, pod};
+
+/// Packets of one path, per CPU. Bytes are of whole IP packets, outer header included.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathCount {
+    /// Tunnel packets that left by this path.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Tunnel packets that arrived over it.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+}
+
+layout!(PathCount, 32, { tx_packets @ 0, tx_bytes @ 8, rx_packets @ 16, rx_bytes @ 24 });
+pod!(PathCount);
+
+/// What happened to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// Left to the kernel, untouched.
+    Pass,
+    /// Rewritten and redirected.
+    Redirect,
+    /// Ended here.
+    Drop,
+}
+
+impl Verdict {
+    /// The word that users see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Redirect => "redirect",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $word:literal, $verdict:ident;)+) => {
+        /// Why a packet met its [`Verdict`]. The numbers are indices into the map of counts.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Reason { $($(#[doc = $doc])+ $name),+ }
+
+        impl Reason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The word that users see.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word),+ }
+            }
+
+            /// The one verdict that this reason leads to.
+            #[must_use]
+            #[inline(always)]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$name => Verdict::$verdict),+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Neither IPv4 nor IPv6.
+    NotIp = "not_ip", Pass;
+    /// Neither UDP nor an echo of ours.
+    NotUdp = "not_udp", Pass;
+    /// UDP, but no port of ours.
+    OtherPort = "other_port", Pass;
+    /// IPv4 options, or an IPv6 extension header.
+    Options = "options", Pass;
+    /// A fragment.
+    Fragment = "fragment", Pass;
+    /// Shorter than its headers say.
+    Truncated = "truncated", Pass;
+    /// `steer`: on the anchor, but not from its canonical address.
+    ForeignSource = "foreign_source", Pass;
+    /// `restore`: to our port, but not to the uplink's address.
+    ForeignDestination = "foreign_destination", Pass;
+    /// `restore`: an echo reply that answers no probe of ours.
+    Unauthentic = "unauthentic", Pass;
+    /// `steer`: no uplink can carry it.
+    NoUplink = "no_uplink", Pass;
+    /// `steer`: sent by a live path.
+    Steered = "steered", Redirect;
+    /// `steer`: sent although no path was live.
+    FailOpen = "fail_open", Redirect;
+    /// `steer`: to no known endpoint, sent by the first usable uplink.
+    Fallback = "fallback", Redirect;
+    /// `steer`: a probe on its way.
+    Probe = "probe", Redirect;
+    /// `restore`: handed to WireGuard, from a known endpoint.
+    Restored = "restored", Redirect;
+    /// `restore`: handed to WireGuard, from an unknown source, which is left as it is.
+    Stranger = "stranger", Redirect;
+    /// `restore`: the answer to a probe of ours, consumed.
+    Proof = "proof", Drop;
+    /// `steer`: a probe over an uplink that does not exist at the moment.
+    ProbeNoUplink = "probe_no_uplink", Drop;
+    /// The packet could not be rewritten; the kernel refused.
+    RewriteFailed = "rewrite_failed", Drop;
+    /// The maps hold no configuration in force, or one that refers to what is not there.
+    NotConfigured = "not_configured", Pass;
+}
+
+/// Where a program saw a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// `steer`, on the anchor.
+    Anchor,
+    /// `restore`, on this uplink.
+    Uplink(UplinkId),
+    /// `restore`, on a device that is no uplink according to the configuration.
+    Elsewhere,
+}
+
+/// Entries of the map of reasons.
+pub const REASON_COUNTS: u32 = (MAX_UPLINKS as u32 + 2) * Reason::ALL.len() as u32;
+
+/// The index into the map of reasons.
+#[must_use]
+#[inline(always)]
+pub const fn reason_index(place: Place, reason: Reason) -> u32 {
+    let place = match place {
+        Place::Anchor => 0,
+        Place::Elsewhere => 1,
+        Place::Uplink(uplink) => 2 + uplink.0,
+    };
+    place * Reason::ALL.len() as u32 + reason as u32
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_at_every_place_has_an_index_of_its_own() {
+        let places = [Place::Anchor, Place::Elsewhere].into_iter();
+        let places = places.chain((0..MAX_UPLINKS as u32).map(|id| Place::Uplink(UplinkId(id))));
+        let indices: BTreeSet<u32> =
+            places.flat_map(|place| Reason::ALL.iter().map(move |reason| reason_index(place, *reason))).collect();
+        assert_eq!(indices.len(), REASON_COUNTS as usize);
+        assert_eq!(indices.last(), Some(&(REASON_COUNTS - 1)));
+    }
+}

@@ -1,0 +1,8 @@
+//! Builds the daemon's BPF programs.
+
+mod ebpf;
+
+fn main() -> anyhow::Result<()> {
+    let log = std::env::var_os("CARGO_FEATURE_BPF_LOG").is_some();
+    ebpf::build(if log { &["log"] } else { &[] })
+}

@@ -1,0 +1,1 @@
+//! wgxdp's daemon, as a library: everything but the command line.

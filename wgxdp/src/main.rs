@@ -1,0 +1,2 @@
+//! `wgxdp`, the command.
+fn main() {}

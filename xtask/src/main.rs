@@ -1,0 +1,2 @@
+//! wgxdp's development commands.
+fn main() {}
