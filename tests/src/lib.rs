@@ -1,1 +1,4 @@
 //! The laboratory.
+
+pub mod frame;
+pub mod progrun;

@@ -88,6 +88,8 @@ reasons! {
     ForeignSource = "foreign_source", Pass;
     /// `restore`: to our port, but not to the uplink's address.
     ForeignDestination = "foreign_destination", Pass;
+    /// `restore`: for another host's link-layer address, or for a VLAN on top of the uplink.
+    OtherHost = "other_host", Pass;
     /// `restore`: an echo reply that answers no probe of ours.
     Unauthentic = "unauthentic", Pass;
     /// `steer`: no uplink can carry it.
@@ -150,8 +152,9 @@ mod tests {
     fn every_reason_at_every_place_has_an_index_of_its_own() {
         let places = [Place::Anchor, Place::Elsewhere].into_iter();
         let places = places.chain((0..MAX_UPLINKS as u32).map(|id| Place::Uplink(UplinkId(id))));
-        let indices: BTreeSet<u32> =
-            places.flat_map(|place| Reason::ALL.iter().map(move |reason| reason_index(place, *reason))).collect();
+        let indices: BTreeSet<u32> = places
+            .flat_map(|place| Reason::ALL.iter().map(move |reason| reason_index(place, *reason)))
+            .collect();
         assert_eq!(indices.len(), REASON_COUNTS as usize);
         assert_eq!(indices.last(), Some(&(REASON_COUNTS - 1)));
     }

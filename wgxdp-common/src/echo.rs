@@ -87,7 +87,10 @@ mod tests {
 
     #[test]
     fn the_bytes_are_these() {
-        let payload = Payload { path: PathId(0x0102_0304), nonce: u64::from_ne_bytes(*b"ABCDEFGH") };
+        let payload = Payload {
+            path: PathId(0x0102_0304),
+            nonce: u64::from_ne_bytes(*b"ABCDEFGH"),
+        };
         assert_eq!(&payload.to_bytes(), b"wgxp\x01\x02\x03\x04ABCDEFGH");
     }
 }

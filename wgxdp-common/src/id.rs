@@ -15,7 +15,7 @@ pub struct PathId(pub u32);
 
 /// An uplink, as an index into [`crate::table::Config::uplinks`].
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UplinkId(pub u32);
 
 pod!(PeerId, PathId, UplinkId);

@@ -104,29 +104,105 @@ pub enum Liveness {
     Dead,
 }
 
-/// The rule above. A proof from the future (another CPU stored it while this one read its clock) is no silence at all.
+/// The rule above.
 #[must_use]
-#[inline(always)]
 pub const fn assess(now_ns: u64, proof_ns: u64, unanswered: u64, thresholds: Thresholds) -> Liveness {
-    let silence = now_ns.saturating_sub(proof_ns);
-    if silence >= thresholds.dead_after_ns() && unanswered >= DEAD_MIN_UNANSWERED {
-        Liveness::Dead
-    } else if silence >= thresholds.suspect_after_ns() && unanswered >= SUSPECT_MIN_UNANSWERED {
-        Liveness::Suspect
-    } else {
-        Liveness::Live
+    let standing = Standing::new(Flags::NONE, 0, now_ns, proof_ns, unanswered, thresholds);
+    match (standing.is_dead(), standing.is_suspect()) {
+        (true, _) => Liveness::Dead,
+        (false, true) => Liveness::Suspect,
+        (false, false) => Liveness::Live,
     }
 }
 
-/// What is known of one path when a packet asks for it.
+/// 1 if `x` is 0, else 0, for `x` below 2⁶³.
+///
+/// This and [`at_least`] are arithmetic on purpose. BPF has no conditional move: every comparison would be a branch, and eight paths of a
+/// peer with a few branches each are more ways through the program than the verifier is willing to walk.
+#[inline(always)]
+const fn is_zero(x: u64) -> u64 {
+    x.wrapping_sub(1) >> 63
+}
+
+/// 1 if `a ≥ b` as signed numbers whose difference fits, else 0.
+#[inline(always)]
+const fn at_least(a: u64, b: u64) -> u64 {
+    b.wrapping_sub(1).wrapping_sub(a) >> 63
+}
+
+/// What is known of one path when a packet asks for it: a few bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The path's and its uplink's flags together.
-    pub flags: Flags,
-    /// Found dead before, and not released since.
-    pub latched: bool,
-    /// What its silence says.
-    pub liveness: Liveness,
+pub struct Standing(u64);
+
+impl Standing {
+    const CARRIES: u64 = 0;
+    const USABLE: u64 = 1;
+    const ANSWERING: u64 = 2;
+    const SUSPECT: u64 = 3;
+    const DEAD: u64 = 4;
+    const WANTS_LATCH: u64 = 5;
+
+    /// From the path's and its uplink's flags together, the path's latch and its silence. A proof from the future (another CPU stored it while this
+    /// one read its clock) is no silence at all.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(
+        flags: Flags,
+        latched_ns: u64,
+        now_ns: u64,
+        proof_ns: u64,
+        unanswered: u64,
+        thresholds: Thresholds,
+    ) -> Self {
+        let silence = now_ns.wrapping_sub(proof_ns);
+        let dead = at_least(silence, thresholds.dead_after_ns()) & at_least(unanswered, DEAD_MIN_UNANSWERED);
+        let suspect = at_least(silence, thresholds.suspect_after_ns()) & at_least(unanswered, SUSPECT_MIN_UNANSWERED);
+        let carries = is_zero(flags.0 as u64) & is_zero(latched_ns) & is_zero(dead);
+        let usable = is_zero((flags.0 & Flags::UNUSABLE.0) as u64);
+        let wants_latch = dead & is_zero(flags.0 as u64) & is_zero(latched_ns);
+        let answering = usable & is_zero(dead);
+        Self(
+            carries << Self::CARRIES
+                | usable << Self::USABLE
+                | answering << Self::ANSWERING
+                | suspect << Self::SUSPECT
+                | dead << Self::DEAD
+                | wants_latch << Self::WANTS_LATCH,
+        )
+    }
+
+    #[inline(always)]
+    const fn bit(self, bit: u64) -> u64 {
+        self.0 >> bit & 1
+    }
+
+    /// Whether the path may carry traffic: no flag, no latch, not dead.
+    #[must_use]
+    #[inline(always)]
+    pub const fn carries(self) -> bool {
+        self.bit(Self::CARRIES) != 0
+    }
+
+    /// 1 if it was found dead just now, without a latch or a flag that says so already, else 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wants_latch(self) -> u64 {
+        self.bit(Self::WANTS_LATCH)
+    }
+
+    /// Whether its silence makes it suspect.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_suspect(self) -> bool {
+        self.bit(Self::SUSPECT) != 0
+    }
+
+    /// Whether its silence makes it dead.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_dead(self) -> bool {
+        self.bit(Self::DEAD) != 0
+    }
 }
 
 /// Which path carries a packet.
@@ -150,50 +226,46 @@ pub enum Choice {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chooser {
     places: u32,
-    usable: u32,
-    answering: u32,
+    usable: u64,
+    answering: u64,
 }
 
 impl Chooser {
     /// Offers the path in the next place. `Some` is the decision: do not offer more.
     #[inline(always)]
-    pub fn offer(&mut self, candidate: Candidate) -> Option<Choice> {
+    pub const fn offer(&mut self, standing: Standing) -> Option<Choice> {
         let place = self.places;
         self.places += 1;
-        if !candidate.latched && candidate.flags.0 == 0 {
-            match candidate.liveness {
-                Liveness::Live => return Some(Choice::Live(place)),
-                Liveness::Suspect => return Some(Choice::Suspect(place)),
-                Liveness::Dead => {}
-            }
+        if standing.carries() {
+            return Some(if standing.is_suspect() {
+                Choice::Suspect(place)
+            } else {
+                Choice::Live(place)
+            });
         }
-        if !candidate.flags.any_of(Flags::UNUSABLE) {
-            self.usable |= 1 << place;
-            if !matches!(candidate.liveness, Liveness::Dead) {
-                self.answering |= 1 << place;
-            }
-        }
+        self.usable |= standing.bit(Standing::USABLE) << place;
+        self.answering |= standing.bit(Standing::ANSWERING) << place;
         None
     }
 
     /// The decision after every path was offered and none was live.
     #[must_use]
     #[inline(always)]
-    pub fn fail_open(self, now_ns: u64) -> Choice {
+    pub const fn fail_open(self, now_ns: u64) -> Choice {
         if self.places == 0 {
             return Choice::None;
         }
-        if self.answering != 0 {
-            return Choice::FailOpen(self.answering.trailing_zeros());
-        }
-        if self.usable == 0 {
+        let (hopeful, turn) = if self.answering != 0 {
+            (self.answering, 0)
+        } else if self.usable != 0 {
+            // About a millisecond each (2²⁰ ns), by the clock, so that no state is kept.
+            (self.usable, (now_ns >> 20) % self.usable.count_ones() as u64)
+        } else {
             return Choice::FailOpen(0);
-        }
-        // About a millisecond each (2²⁰ ns), by the clock, so that no state is kept.
-        let mut skip = (now_ns >> 20) as u32 % self.usable.count_ones();
-        let mut place = 0;
+        };
+        let (mut place, mut skip) = (0, turn);
         while place < MAX_PATHS_PER_PEER as u32 {
-            if self.usable & 1 << place != 0 {
+            if hopeful >> place & 1 != 0 {
                 if skip == 0 {
                     return Choice::FailOpen(place);
                 }
@@ -230,13 +302,44 @@ mod tests {
             (3600 * 1000 * MS, 2, Liveness::Suspect),
         ];
         for (silence, unanswered, expected) in rows {
-            assert_eq!(assess(MS + silence, MS, unanswered, THRESHOLDS), expected, "{silence} ns, {unanswered} unanswered");
+            assert_eq!(
+                assess(MS + silence, MS, unanswered, THRESHOLDS),
+                expected,
+                "{silence} ns, {unanswered} unanswered"
+            );
         }
     }
 
     #[test]
     fn a_proof_from_another_cpus_future_is_no_silence() {
         assert_eq!(assess(5, 6, 9, THRESHOLDS), Liveness::Live);
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Candidate {
+        flags: Flags,
+        latched: bool,
+        liveness: Liveness,
+    }
+
+    const NOW: u64 = 3600 * 1000 * MS;
+
+    impl Candidate {
+        fn standing(self, now_ns: u64) -> Standing {
+            let silence = match self.liveness {
+                Liveness::Live => 0,
+                Liveness::Suspect => 40 * MS,
+                Liveness::Dead => 70 * MS,
+            };
+            Standing::new(
+                self.flags,
+                u64::from(self.latched) * 17,
+                now_ns,
+                now_ns - silence,
+                3,
+                THRESHOLDS,
+            )
+        }
     }
 
     fn candidate() -> impl Strategy<Value = Candidate> {
@@ -250,18 +353,24 @@ mod tests {
 
     fn choose(candidates: &[Candidate], now_ns: u64) -> Choice {
         let mut chooser = Chooser::default();
-        candidates.iter().find_map(|c| chooser.offer(*c)).unwrap_or_else(|| chooser.fail_open(now_ns))
+        let decision = candidates.iter().find_map(|c| chooser.offer(c.standing(now_ns)));
+        decision.unwrap_or_else(|| chooser.fail_open(now_ns))
     }
 
     proptest! {
         #[test]
         fn the_first_live_path_carries_the_packet_and_a_peer_with_paths_always_gets_one(
             candidates in prop::collection::vec(candidate(), 0..=MAX_PATHS_PER_PEER),
-            now_ns: u64,
+            now_ns in NOW..u64::MAX / 2,
         ) {
             let live = |c: &Candidate| c.flags.0 == 0 && !c.latched && c.liveness != Liveness::Dead;
             match (choose(&candidates, now_ns), candidates.iter().position(live)) {
-                (Choice::Live(place) | Choice::Suspect(place), Some(first)) => prop_assert_eq!(place as usize, first),
+                (Choice::Live(place), Some(first)) => {
+                    prop_assert_eq!((place as usize, candidates[first].liveness), (first, Liveness::Live));
+                }
+                (Choice::Suspect(place), Some(first)) => {
+                    prop_assert_eq!((place as usize, candidates[first].liveness), (first, Liveness::Suspect));
+                }
                 (Choice::FailOpen(place), None) => {
                     let usable = |c: &Candidate| !c.flags.any_of(Flags::UNUSABLE);
                     let chosen = &candidates[place as usize];
@@ -275,6 +384,14 @@ mod tests {
         }
 
         #[test]
+        fn arithmetic_comparisons_compare(a in 0..u64::MAX / 2, b in 0..u64::MAX / 2) {
+            prop_assert_eq!(at_least(a, b), u64::from(a >= b));
+            prop_assert_eq!(at_least(a, a), 1);
+            prop_assert_eq!(is_zero(a), u64::from(a == 0));
+            prop_assert_eq!(is_zero(0), 1);
+        }
+
+        #[test]
         fn thresholds_survive_the_word(suspect: u32, dead: u32) {
             let thresholds = Thresholds::new(suspect, dead);
             prop_assert_eq!(thresholds.suspect_after_ns(), u64::from(suspect) * 1000);
@@ -284,10 +401,19 @@ mod tests {
 
     #[test]
     fn with_nobody_answering_every_usable_path_gets_its_turn_and_no_other() {
-        let dead = |flags| Candidate { flags, latched: true, liveness: Liveness::Dead };
-        let candidates = [dead(Flags::NONE), dead(Flags::NO_CARRIER), dead(Flags::HELD), dead(Flags::ADMIN_DOWN)];
+        let dead = |flags| Candidate {
+            flags,
+            latched: true,
+            liveness: Liveness::Dead,
+        };
+        let candidates = [
+            dead(Flags::NONE),
+            dead(Flags::NO_CARRIER),
+            dead(Flags::HELD),
+            dead(Flags::ADMIN_DOWN),
+        ];
         let chosen: BTreeSet<u32> = (0..10u64)
-            .map(|ms| match choose(&candidates, ms << 20) {
+            .map(|ms| match choose(&candidates, NOW + (ms << 20)) {
                 Choice::FailOpen(place) => place,
                 other => panic!("{other:?}"),
             })

@@ -113,7 +113,11 @@ impl Port {
 
 impl From<SocketAddr> for Endpoint {
     fn from(socket: SocketAddr) -> Self {
-        Self { address: socket.ip().into(), port: socket.port().into(), reserved: [0; 2] }
+        Self {
+            address: socket.ip().into(),
+            port: socket.port().into(),
+            reserved: [0; 2],
+        }
     }
 }
 

@@ -86,8 +86,8 @@ pub struct Uplink {
     pub link: LinkKind,
     /// The largest IP packet in bytes that fits.
     pub mtu: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// The uplink's own [`UplinkId`]: a program that found the entry by searching reads here which one it is, and the verifier forgets the search.
+    pub id: UplinkId,
 }
 
 /// The virtual device `wgxdp0` that WireGuard's outer packets are routed to.
@@ -112,8 +112,8 @@ pub struct Anchor {
 pub struct Tunnel {
     /// The listen port; zero in unused entries.
     pub port: Port,
-    /// Always zero.
-    pub reserved: [u8; 2],
+    /// The entry's own place among the tunnels; see [`Uplink::id`].
+    pub index: u16,
     /// Uplinks in order of preference, for destinations that no peer is known by: one [`UplinkId`] in each byte, 0xff for none.
     pub fallback: [u8; MAX_UPLINKS],
 }
@@ -166,7 +166,11 @@ impl EndpointRef {
     /// An endpoint of `peer` to which no path leads yet.
     #[must_use]
     pub const fn new(peer: PeerId) -> Self {
-        Self { slots: u64::MAX, peer, reserved: 0 }
+        Self {
+            slots: u64::MAX,
+            peer,
+            reserved: 0,
+        }
     }
 
     /// With the path in `slot` leading here over `uplink` (below [`MAX_UPLINKS`]).
@@ -327,9 +331,9 @@ pub enum PathState {
 }
 
 layout!(Family, 32, { address @ 0, gateway @ 16 });
-layout!(Uplink, 80, { v4 @ 0, v6 @ 32, ifindex @ 64, link @ 68, mtu @ 72, reserved @ 76 });
+layout!(Uplink, 80, { v4 @ 0, v6 @ 32, ifindex @ 64, link @ 68, mtu @ 72, id @ 76 });
 layout!(Anchor, 44, { v4 @ 0, v6 @ 16, ifindex @ 32, mac @ 36, probe_ident @ 42 });
-layout!(Tunnel, 20, { port @ 0, reserved @ 2, fallback @ 4 });
+layout!(Tunnel, 20, { port @ 0, index @ 2, fallback @ 4 });
 layout!(Config, 44 + 80 * 16 + 20 * 16 + 8, { anchor @ 0, uplinks @ 44, tunnels @ 1324, uplink_count @ 1644, tunnel_count @ 1648 });
 layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
@@ -343,4 +347,18 @@ layout!(ProbeSlot, 24, { nonce @ 0, sent_ns @ 8, sequence @ 16, reserved @ 20 })
 layout!(UplinkFlags, 64, { flags @ 0, reserved @ 4 });
 const _: () = assert!(MAX_PATHS_PER_PEER == size_of::<Order>(), "an order is one slot a byte");
 
-pod!(Config, Uplink, Anchor, Tunnel, EndpointKey, EndpointRef, Peer, PeerState, Path, Proof, ProbeSlot, UplinkFlags);
+pod!(
+    Order,
+    Config,
+    Uplink,
+    Anchor,
+    Tunnel,
+    EndpointKey,
+    EndpointRef,
+    Peer,
+    PeerState,
+    Path,
+    Proof,
+    ProbeSlot,
+    UplinkFlags
+);

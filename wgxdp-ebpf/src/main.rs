@@ -1,23 +1,51 @@
-//! The daemon's programs.
+//! The daemon's programs, and the one place where an outcome becomes a verdict.
+//!
+//! | program | hook | does |
+//! |---|---|---|
+//! | [`steer`](mod@steer) | TC egress of the anchor | gives WireGuard's packets and the probes their uplink |
+//! | [`restore`](mod@restore) | TC ingress of each uplink | gives arriving packets back the addresses that WireGuard knows |
+//!
+//! Both end in an [`Outcome`](outcome::Outcome); nothing else counts packets or returns a code to the kernel.
 #![no_std]
 #![no_main]
 
+mod config;
+mod maps;
+mod outcome;
+mod packet;
+mod probe;
+mod records;
+mod restore;
+mod rewrite;
+mod steer;
+
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use wgxdp_common::abi::ABI_VERSION;
 
 /// TC egress on the anchor.
 #[classifier]
-pub fn steer(ctx: TcContext) -> i32 {
-    ctx.len() as i32
+fn steer(ctx: TcContext) -> i32 {
+    steer::steer(&ctx).verdict()
 }
+
+/// TC ingress on each uplink.
+#[classifier]
+fn restore(ctx: TcContext) -> i32 {
+    restore::restore(&ctx).verdict()
+}
+
+/// Compared with the daemon's own at load.
+#[unsafe(no_mangle)]
+static WGXDP_ABI: u32 = ABI_VERSION;
+
+/// The licence that GPL-only helpers ask for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
-
-/// The licence that GPL-only helpers ask for.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,288 @@
+//! `restore`: what WireGuard gets to see, and what proves a path.
+
+use wgxdp::dataplane::Hook::Restore;
+use wgxdp_common::count::{Place, Reason};
+use wgxdp_common::echo::Payload;
+use wgxdp_common::id::PathId;
+use wgxdp_common::record::{Record, RecordKind};
+use wgxdp_tests::frame::{DESTINATION_MAC, Frame};
+use wgxdp_tests::progrun::Context;
+
+use crate::fixture::*;
+
+/// Arrives on the loopback device, which is uplink A.
+const ON_A: Context = Context {
+    ifindex: 1,
+    mark: 0,
+    checksum_complete: false,
+};
+const A_V4: &str = "192.0.2.2:51820";
+const A_V6: &str = "[2001:db8:a::2]:51820";
+
+fn from(source: &str, destination: &str) -> Frame {
+    Frame::wireguard(socket(source), socket(destination)).to_mac(LOOPBACK_MAC)
+}
+
+#[test]
+fn what_arrives_for_the_tunnel_gets_the_canonical_addresses_and_nothing_else_is_touched() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    let delivered = |source: &str, port: &str| {
+        let anchor = if source.starts_with('[') {
+            format!("[{ANCHOR_V6}]:{port}")
+        } else {
+            format!("{ANCHOR_V4}:{port}")
+        };
+        Some(Frame::wireguard(socket(source), socket(&anchor)).to_mac(ANCHOR_MAC))
+    };
+    let stranger = "198.51.100.77:999";
+    let rows = [
+        ("IPv4", from(HUB, A_V4), Reason::Restored, delivered(HUB, "51820")),
+        ("IPv6", from(HUB_V6, A_V6), Reason::Restored, delivered(HUB_V6, "51820")),
+        (
+            "no UDP checksum",
+            from(HUB, A_V4).without_checksum(),
+            Reason::Restored,
+            delivered(HUB, "51820").map(Frame::without_checksum),
+        ),
+        (
+            "from the second endpoint",
+            from(HUB_SECOND, A_V4),
+            Reason::Restored,
+            delivered(HUB, "51820"),
+        ),
+        (
+            "from a stranger, whose source stays",
+            from(stranger, A_V4),
+            Reason::Stranger,
+            delivered(stranger, "51820"),
+        ),
+        (
+            "from the hub's address, but another port",
+            from("198.51.100.1:1", A_V4),
+            Reason::Stranger,
+            delivered("198.51.100.1:1", "51820"),
+        ),
+        (
+            "for another host's link-layer address",
+            from(HUB, A_V4).to_mac(DESTINATION_MAC),
+            Reason::OtherHost,
+            None,
+        ),
+        ("other port", from(HUB, "192.0.2.2:51821"), Reason::OtherPort, None),
+        (
+            "to another address",
+            from(HUB, "192.0.2.3:51820"),
+            Reason::ForeignDestination,
+            None,
+        ),
+        (
+            "to another address, IPv6",
+            from(HUB_V6, "[2001:db8:a::3]:51820"),
+            Reason::ForeignDestination,
+            None,
+        ),
+        (
+            "not UDP",
+            Frame::other(ip("198.51.100.1"), ip("192.0.2.2"), 6).to_mac(LOOPBACK_MAC),
+            Reason::NotUdp,
+            None,
+        ),
+        ("options", from(HUB, A_V4).options(), Reason::Options, None),
+        ("extension header", from(HUB_V6, A_V6).options(), Reason::Options, None),
+        (
+            "first fragment",
+            from(HUB, A_V4).fragment(0x2000),
+            Reason::Fragment,
+            None,
+        ),
+        ("fragment, IPv6", from(HUB_V6, A_V6).fragment(1), Reason::Fragment, None),
+    ];
+    for (name, input, reason, output) in rows {
+        let input = input.build();
+        let (outcome, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), &input, ON_A);
+        assert_eq!(reasons, [reason], "{name}");
+        let (verdict, packet) = output.map_or((NEXT, input), |output| (REDIRECT, output.build()));
+        assert_eq!(outcome.verdict, verdict, "{name}");
+        assert_eq!(outcome.packet, packet, "{name}");
+    }
+}
+
+#[test]
+fn a_truncated_packet_is_passed_as_it_is() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    for (frame, lengths) in [(from(HUB, A_V4).build(), 34..74), (from(HUB_V6, A_V6).build(), 54..94)] {
+        for len in lengths {
+            let cut = &frame[..len];
+            let (outcome, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), cut, ON_A);
+            assert_eq!(
+                (outcome.verdict, reasons.as_slice()),
+                (NEXT, [Reason::Truncated].as_slice()),
+                "{len} bytes"
+            );
+            assert_eq!(outcome.packet, cut, "{len} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_complete_checksum_stays_true() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    let complete = Context {
+        checksum_complete: true,
+        ..ON_A
+    };
+    for (name, frame) in [
+        ("IPv4", from(HUB, A_V4)),
+        ("IPv6", from(HUB_V6, A_V6)),
+        ("ports", from(HUB_SECOND, A_V4)),
+    ] {
+        match fixture.run(Restore, &frame.build(), complete) {
+            Ok(outcome) => assert_eq!(outcome.verdict, REDIRECT, "{name}"),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                eprintln!("ANNOUNCED: this kernel cannot make a CHECKSUM_COMPLETE test packet (6.15 and later can)");
+                return;
+            }
+            Err(e) => panic!("{name}: {e}"),
+        }
+    }
+}
+
+#[test]
+fn an_authentic_reply_moves_the_proof_tells_the_round_trip_and_ends_there() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    let mut records = fixture.dataplane.records().expect("the ring buffer opens");
+    let path = PathId::new(V4_PEER, 0);
+    let payload = fixture.probe(path, 4, 0xfeed);
+    let reply = reply(socket(HUB).ip(), ip("192.0.2.2"), IDENT, 4, payload);
+    let before = monotonic_ns();
+    let (outcome, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), &reply, ON_A);
+    assert_eq!(
+        (outcome.verdict, reasons.as_slice()),
+        (DROP, [Reason::Proof].as_slice())
+    );
+
+    let proof = fixture.dataplane.tables().proof(path);
+    assert!((before..=monotonic_ns()).contains(&proof.proof_ns));
+    assert_eq!((proof.unanswered, proof.probes_answered), (0, 1));
+    let item = records.next().expect("a record");
+    // SAFETY: the programs put nothing but `Record`s into the ring buffer.
+    let record = unsafe { item.as_ptr().cast::<Record>().read_unaligned() };
+    assert_eq!(
+        (record.kind, record.path, record.sequence),
+        (RecordKind::REPLY, path, 4)
+    );
+    assert_eq!((record.at_ns, record.value_ns), (proof.proof_ns, proof.srtt_ns));
+    assert_eq!(record.value_ns, proof.proof_ns - proof.sent_ns);
+}
+
+#[test]
+fn a_reply_with_anything_wrong_proves_nothing() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    let path = PathId::new(V4_PEER, 0);
+    let payload = fixture.probe(path, 4, 0xfeed);
+    let reply = |destination: &str, ident, sequence, payload| {
+        crate::fixture::reply(socket(HUB).ip(), ip(destination), ident, sequence, payload)
+    };
+    let other_nonce = Payload {
+        nonce: 0xfeee,
+        ..payload
+    };
+    let other_path = Payload {
+        path: PathId::new(V4_PEER, 1),
+        ..payload
+    };
+    let no_path = Payload {
+        path: PathId(u32::MAX),
+        ..payload
+    };
+    let proof = fixture.dataplane.tables().proof(path);
+    for (name, frame) in [
+        ("another nonce", reply("192.0.2.2", IDENT, 4, other_nonce)),
+        (
+            "no nonce",
+            reply("192.0.2.2", IDENT, 5, Payload { nonce: 0, ..payload }),
+        ),
+        ("another sequence number", reply("192.0.2.2", IDENT, 5, payload)),
+        ("another path", reply("192.0.2.2", IDENT, 4, other_path)),
+        ("a path that does not exist", reply("192.0.2.2", IDENT, 4, no_path)),
+        ("another identifier", reply("192.0.2.2", IDENT + 1, 4, payload)),
+        ("to another address", reply("192.0.2.3", IDENT, 4, payload)),
+    ] {
+        let (outcome, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), &frame, ON_A);
+        assert_eq!(
+            (outcome.verdict, reasons.as_slice()),
+            (NEXT, [Reason::Unauthentic].as_slice()),
+            "{name}"
+        );
+        assert_eq!(fixture.dataplane.tables().proof(path), proof, "{name}");
+    }
+
+    // Over another uplink than the probe's.
+    fixture
+        .dataplane
+        .publish(&config(0, 1))
+        .expect("the configuration is published");
+    let (_, reasons) = fixture.reasons_of(
+        Restore,
+        Place::Uplink(B),
+        &reply("203.0.113.2", IDENT, 4, payload),
+        ON_A,
+    );
+    assert_eq!(reasons, [Reason::Unauthentic]);
+    fixture
+        .dataplane
+        .publish(&config(1, 1))
+        .expect("the configuration is published");
+
+    // The right one proves the path, and its repetition nothing.
+    let right = reply("192.0.2.2", IDENT, 4, payload);
+    for expected in [Reason::Proof, Reason::Unauthentic] {
+        let (_, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), &right, ON_A);
+        assert_eq!(reasons, [expected]);
+    }
+    assert_eq!(fixture.dataplane.tables().proof(path).probes_answered, 1);
+}
+
+#[test]
+fn ipv6_replies_prove_too() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    let path = PathId::new(V6_PEER, 0);
+    let payload = fixture.probe(path, 4, 0xbeef);
+    let reply = reply(socket(HUB_V6).ip(), ip("2001:db8:a::2"), IDENT, 4, payload);
+    let (outcome, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), &reply, ON_A);
+    assert_eq!(
+        (outcome.verdict, reasons.as_slice()),
+        (DROP, [Reason::Proof].as_slice())
+    );
+}
+
+#[test]
+fn what_arrives_is_counted_on_its_path() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    for (source, slot) in [(HUB, 0), (HUB_SECOND, 2)] {
+        let frame = from(source, A_V4).build();
+        fixture.run(Restore, &frame, ON_A).expect("the run succeeds");
+        let count = fixture
+            .dataplane
+            .tables()
+            .path_count(PathId::new(V4_PEER, slot))
+            .expect("the map is readable");
+        assert_eq!((count.rx_packets, count.rx_bytes), (1, frame.len() as u64 - 14));
+    }
+}
+
+#[test]
+fn a_device_that_is_no_uplink_loses_nothing() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    fixture
+        .dataplane
+        .publish(&config(0, 0))
+        .expect("the configuration is published");
+    let frame = from(HUB, A_V4).build();
+    let (outcome, reasons) = fixture.reasons_of(Restore, Place::Elsewhere, &frame, ON_A);
+    assert_eq!(
+        (outcome.verdict, reasons.as_slice()),
+        (NEXT, [Reason::NotConfigured].as_slice())
+    );
+    assert_eq!(outcome.packet, frame);
+}

@@ -1,0 +1,68 @@
+//! The configuration in force, seen whole: one word names the slot, and user space rewrites the other one only after a grace period.
+
+use wgxdp_common::id::UplinkId;
+use wgxdp_common::liveness::Flags;
+use wgxdp_common::net::{Address, Port};
+use wgxdp_common::table::{Config, Tunnel, Uplink};
+
+use crate::maps::{CONFIG, GENERATION, UPLINK_FLAGS, field, read};
+
+/// The configuration in force for this packet.
+#[inline(always)]
+pub(crate) fn current() -> Option<&'static Config> {
+    let generation = read(GENERATION.get_ptr(0)?);
+    CONFIG.get((generation & 1) as u32)
+}
+
+/// The tunnel that listens on `port`.
+#[inline(always)]
+pub(crate) fn tunnel(config: &Config, port: Port) -> Option<&Tunnel> {
+    let mut tunnels = config.tunnels.iter().take(config.tunnel_count as usize);
+    let found = tunnels.find(|tunnel| tunnel.port == port)?;
+    config.tunnels.get(found.index as usize)
+}
+
+/// The uplink whose device has this index.
+#[inline(always)]
+pub(crate) fn uplink_by_ifindex(config: &Config, ifindex: u32) -> Option<(UplinkId, &Uplink)> {
+    let mut uplinks = config.uplinks.iter().take(config.uplink_count as usize);
+    let id = uplinks.find(|uplink| uplink.ifindex == ifindex)?.id;
+    Some((id, config.uplinks.get(id.0 as usize)?))
+}
+
+/// What speaks against using the uplink.
+#[inline(always)]
+pub(crate) fn uplink_flags(id: UplinkId) -> Flags {
+    match UPLINK_FLAGS.get_ptr_mut(id.0) {
+        Some(entry) => read(field!(entry, flags)),
+        None => Flags::ABSENT,
+    }
+}
+
+/// How to leave by an uplink: its device, the source address there and the next hop.
+#[derive(Clone, Copy)]
+pub(crate) struct Egress {
+    pub(crate) ifindex: u32,
+    pub(crate) source: Address,
+    pub(crate) next_hop: Address,
+}
+
+/// How a packet to `destination` leaves by uplink `id`; `None` while the uplink has no device or no address of that family.
+#[inline(always)]
+pub(crate) fn egress(config: &Config, id: UplinkId, destination: Address, v4: bool) -> Option<Egress> {
+    let uplink = config.uplinks.get(id.0 as usize)?;
+    let family = if v4 { &uplink.v4 } else { &uplink.v6 };
+    if uplink.ifindex == 0 || family.address.is_unspecified() {
+        return None;
+    }
+    let next_hop = if family.gateway.is_unspecified() {
+        destination
+    } else {
+        family.gateway
+    };
+    Some(Egress {
+        ifindex: uplink.ifindex,
+        source: family.address,
+        next_hop,
+    })
+}

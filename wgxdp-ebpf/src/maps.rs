@@ -1,0 +1,62 @@
+//! The maps, and reading words that user space may write at the same time.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use wgxdp_common::abi::{DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES};
+use wgxdp_common::count::{PathCount, REASON_COUNTS as REASONS};
+use wgxdp_common::table::{Config, EndpointKey, EndpointRef, Path, Peer, PeerState, ProbeSlot, Proof, UplinkFlags};
+
+// The loader sizes what depends on the number of peers; these are the sizes when it does not.
+const PEER_ENTRIES: u32 = DEFAULT_MAX_PEERS;
+const PATH_ENTRIES: u32 = PEER_ENTRIES * MAX_PATHS_PER_PEER as u32;
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(2, 0);
+#[map]
+pub(crate) static GENERATION: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+// The only hash table; its entries are replaced, never edited.
+#[map]
+pub(crate) static ENDPOINTS: HashMap<EndpointKey, EndpointRef> = HashMap::with_max_entries(PATH_ENTRIES, 0);
+#[map]
+pub(crate) static PEERS: Array<Peer> = Array::with_max_entries(PEER_ENTRIES, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static PEER_STATES: Array<PeerState> = Array::with_max_entries(PEER_ENTRIES, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static PATHS: Array<Path> = Array::with_max_entries(PATH_ENTRIES, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static PROOFS: Array<Proof> = Array::with_max_entries(PATH_ENTRIES, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static UPLINK_FLAGS: Array<UplinkFlags> = Array::with_max_entries(MAX_UPLINKS as u32, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static PROBES: Array<ProbeSlot> = Array::with_max_entries(PATH_ENTRIES * PROBE_SLOTS, 0);
+#[map]
+pub(crate) static PATH_COUNTS: PerCpuArray<PathCount> = PerCpuArray::with_max_entries(PATH_ENTRIES, 0);
+#[map]
+pub(crate) static REASON_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
+#[map]
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RECORDS_BYTES, 0);
+
+/// Reads a field once, as it is now: somebody else may write it.
+#[inline(always)]
+pub(crate) fn read<T: Copy>(field: *const T) -> T {
+    // SAFETY: `field` points into a map's value, which lives as long as the program's run, and is aligned as its type asks; `T`
+    // is one machine word or less, so that the read is not torn.
+    unsafe { field.read_volatile() }
+}
+
+/// Writes a field once; readers on other CPUs see the old or the new.
+#[inline(always)]
+pub(crate) fn write<T: Copy>(field: *mut T, value: T) {
+    // SAFETY: as for `read`; the map's memory is shared and every writer writes whole words.
+    unsafe { field.write_volatile(value) }
+}
+
+/// The address of a field of a map's value, without a reference to what others write.
+macro_rules! field {
+    ($value:expr, $field:ident) => {
+        // SAFETY: the map look-up that gave the pointer checked it; only an address is computed.
+        unsafe { &raw mut (*$value).$field }
+    };
+}
+pub(crate) use field;

@@ -1,0 +1,84 @@
+//! Echo probes: stamped by `steer` when they leave, proven by `restore` when the authentic reply arrives.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use wgxdp_common::abi::PROBE_SLOTS;
+use wgxdp_common::echo::Payload;
+use wgxdp_common::id::{PathId, UplinkId};
+use wgxdp_common::record::{Record, RecordKind};
+use wgxdp_common::table::{ProbeSlot, Proof};
+
+use crate::maps::{PATHS, PROBES, PROOFS, field, read, write};
+use crate::outcome::add;
+use crate::records;
+
+/// Where a path remembers the probe with this sequence number (network byte order).
+#[inline(always)]
+fn slot(path: PathId, sequence: u16) -> Option<*mut ProbeSlot> {
+    let place = u32::from(u16::from_be(sequence)) % PROBE_SLOTS;
+    PROBES.get_ptr_mut(path.0.checked_mul(PROBE_SLOTS)?.checked_add(place)?)
+}
+
+/// The uplink over which a path leads.
+#[inline(always)]
+pub(crate) fn uplink(path: PathId) -> Option<UplinkId> {
+    PATHS.get_ptr_mut(path.0).map(|entry| read(field!(entry, uplink)))
+}
+
+/// Notes that a probe leaves now. `None` if there is no such path.
+#[inline(always)]
+pub(crate) fn leaves(payload: Payload, sequence: u16) -> Option<()> {
+    let slot = slot(payload.path, sequence)?;
+    let proof = PROOFS.get_ptr_mut(payload.path.0)?;
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    write(field!(slot, sent_ns), now_ns);
+    write(field!(slot, sequence), u32::from(sequence));
+    write(field!(slot, nonce), payload.nonce);
+    add(field!(proof, unanswered), 1);
+    add(field!(proof, probes_sent), 1);
+    write(field!(proof, sent_ns), now_ns);
+    Some(())
+}
+
+/// Notes a reply that arrived over `uplink` if it is authentic: the same path, sequence number and nonce as a probe in flight, once.
+#[inline(always)]
+pub(crate) fn arrives(payload: Payload, sequence: u16, over: UplinkId) -> Option<()> {
+    let slot = slot(payload.path, sequence)?;
+    let authentic = payload.nonce != 0
+        && read(field!(slot, nonce)) == payload.nonce
+        && read(field!(slot, sequence)) == u32::from(sequence)
+        && uplink(payload.path)? == over;
+    if !authentic {
+        return None;
+    }
+    let proof = PROOFS.get_ptr_mut(payload.path.0)?;
+    write(field!(slot, nonce), 0);
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let rtt_ns = now_ns.saturating_sub(read(field!(slot, sent_ns)));
+    prove(proof, now_ns, rtt_ns);
+    records::emit(Record {
+        at_ns: now_ns,
+        value_ns: rtt_ns,
+        kind: RecordKind::REPLY,
+        path: payload.path,
+        from: PathId::NONE,
+        sequence: u32::from(u16::from_be(sequence)),
+    });
+    Some(())
+}
+
+/// Moves the path's proof, and its smoothed round trip as RFC 6298 (2.2, 2.3) does.
+#[inline(always)]
+fn prove(proof: *mut Proof, now_ns: u64, rtt_ns: u64) {
+    let srtt_ns = read(field!(proof, srtt_ns));
+    let smoothed = if srtt_ns == 0 {
+        rtt_ns
+    } else {
+        srtt_ns - srtt_ns / 8 + rtt_ns / 8
+    };
+    write(field!(proof, srtt_ns), smoothed);
+    write(field!(proof, unanswered), 0);
+    write(field!(proof, proof_ns), now_ns);
+    add(field!(proof, probes_answered), 1);
+}

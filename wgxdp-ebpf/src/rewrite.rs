@@ -1,0 +1,204 @@
+//! Changing a packet's addresses and ports, and sending it elsewhere: one path for IPv4 and IPv6, for UDP and echoes.
+//!
+//! Addresses, ports and the IPv4 header's checksum are written directly. The transport checksum is not ours to compute: whether it is
+//! complete, partial or absent is known to the kernel alone, so `bpf_l4_csum_replace` gets the difference (RFC 1624). That helper also moves
+//! the socket buffer's own sum (CHECKSUM_COMPLETE) by the difference, which is right for IPv4, where the addresses, the header's checksum and
+//! the transport's are three changes in what was summed. In IPv6 the first and the last cancel out; `bpf_csum_update`, which does nothing unless
+//! the sum is complete, takes the move back. (Kernels since 6.16 have BPF_F_IPV6 for it; this is right on all of them.)
+
+use aya_ebpf::bindings::{
+    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+};
+use aya_ebpf::helpers::{bpf_csum_update, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head};
+use aya_ebpf::programs::TcContext;
+use wgxdp_common::count::Reason;
+use wgxdp_common::net::{Address, Endpoint, Port};
+use wgxdp_common::table::Anchor;
+
+use crate::config::Egress;
+use crate::packet::{ETHERNET, Echo, Ipv4, Ipv6, Packet, Transport, Udp, at};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// The packet's ends as they shall be. Ports are for UDP; an echo has none.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    pub(crate) source: Endpoint,
+    pub(crate) destination: Endpoint,
+}
+
+/// A one's complement difference, in the byte order of the packet (RFC 1071, section 2).
+#[derive(Clone, Copy)]
+struct Difference(u64);
+
+impl Difference {
+    const NONE: Self = Self(0);
+
+    #[inline(always)]
+    const fn of(self, old: u32, new: u32) -> Self {
+        Self(self.0 + (!old) as u64 + new as u64)
+    }
+
+    #[inline(always)]
+    const fn of_address(self, old: Address, new: Address) -> Self {
+        let ([o0, o1, o2, o3], [n0, n1, n2, n3]) = (old.0, new.0);
+        self.of(o0, n0).of(o1, n1).of(o2, n2).of(o3, n3)
+    }
+
+    /// Folded to 32 bits, as the kernel's `__wsum`.
+    #[inline(always)]
+    const fn fold32(self) -> u32 {
+        let once = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        ((once & 0xffff_ffff) + (once >> 32)) as u32
+    }
+
+    /// `checksum` after this change: RFC 1624, equation 3.
+    #[inline(always)]
+    const fn apply(self, checksum: u16) -> u16 {
+        let mut sum = self.fold32() as u64 + (!checksum) as u64;
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        !(sum as u16)
+    }
+}
+
+/// Rewrites the packet whose IP header is at `L3` from what `packet` found to `ends`.
+#[inline(always)]
+pub(crate) fn rewrite<const L3: usize>(ctx: &TcContext, packet: &Packet, ends: Ends) -> Result<(), Reason> {
+    let addresses = Difference::NONE
+        .of_address(packet.source, ends.source.address)
+        .of_address(packet.destination, ends.destination.address);
+    if packet.v4 {
+        write_v4::<L3>(ctx, &ends, addresses).ok_or(Reason::RewriteFailed)?;
+        write_transport(ctx, L3 + size_of::<Ipv4>(), packet, &ends, addresses)
+    } else {
+        write_v6::<L3>(ctx, &ends).ok_or(Reason::RewriteFailed)?;
+        write_transport(ctx, L3 + size_of::<Ipv6>(), packet, &ends, addresses)
+    }
+}
+
+#[inline(always)]
+fn write_v4<const L3: usize>(ctx: &TcContext, ends: &Ends, addresses: Difference) -> Option<()> {
+    let ip = at::<Ipv4>(ctx, L3)?;
+    // SAFETY: `at` checked the bounds; nothing moved the packet since. Alignment as in `packet::read`.
+    unsafe {
+        (*ip).checksum = addresses.apply((*ip).checksum);
+        (*ip).source = ends.source.address.v4_word();
+        (*ip).destination = ends.destination.address.v4_word();
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn write_v6<const L3: usize>(ctx: &TcContext, ends: &Ends) -> Option<()> {
+    let ip = at::<Ipv6>(ctx, L3)?;
+    // SAFETY: as in `write_v4`.
+    unsafe {
+        (*ip).source = ends.source.address.0;
+        (*ip).destination = ends.destination.address.0;
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn write_transport(
+    ctx: &TcContext,
+    l4: usize,
+    packet: &Packet,
+    ends: &Ends,
+    addresses: Difference,
+) -> Result<(), Reason> {
+    match packet.transport {
+        Transport::Udp { source, destination } => {
+            let ports = Difference::NONE
+                .of(u32::from(source.0), u32::from(ends.source.port.0))
+                .of(u32::from(destination.0), u32::from(ends.destination.port.0));
+            let changed = source != ends.source.port || destination != ends.destination.port;
+            if changed {
+                write_ports(ctx, l4, ends.source.port, ends.destination.port).ok_or(Reason::RewriteFailed)?;
+            }
+            let checksum = l4 + core::mem::offset_of!(Udp, checksum);
+            let zero = u64::from(BPF_F_MARK_MANGLED_0);
+            replace_checksum(ctx, checksum, addresses, zero | u64::from(BPF_F_PSEUDO_HDR))?;
+            if changed {
+                replace_checksum(ctx, checksum, ports, zero)?;
+            }
+        }
+        // ICMP's checksum does not cover the addresses, ICMPv6's does.
+        Transport::Echo { .. } if packet.v4 => return Ok(()),
+        Transport::Echo { .. } => {
+            let checksum = l4 + core::mem::offset_of!(Echo, checksum);
+            replace_checksum(ctx, checksum, addresses, u64::from(BPF_F_PSEUDO_HDR))?;
+        }
+    }
+    if !packet.v4 {
+        // SAFETY: a helper on the valid context; its error says that the sum is not complete, and there is nothing to do then.
+        unsafe { bpf_csum_update(ctx.skb.skb, addresses.fold32()) };
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn write_ports(ctx: &TcContext, l4: usize, source: Port, destination: Port) -> Option<()> {
+    let udp = at::<Udp>(ctx, l4)?;
+    // SAFETY: as in `write_v4`.
+    unsafe {
+        (*udp).source = source.0;
+        (*udp).destination = destination.0;
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn replace_checksum(ctx: &TcContext, offset: usize, difference: Difference, flags: u64) -> Result<(), Reason> {
+    let difference = u64::from(difference.fold32());
+    ctx.skb
+        .l4_csum_replace(offset, 0, difference, flags)
+        .map_err(|_| Reason::RewriteFailed)
+}
+
+/// Sends the packet out, with the link-layer header that the next hop's neighbour entry gives.
+#[inline(always)]
+pub(crate) fn send(egress: &Egress, v4: bool) {
+    let mut hop = if v4 {
+        bpf_redir_neigh {
+            nh_family: AF_INET,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                ipv6_nh: [egress.next_hop.v4_word(), 0, 0, 0],
+            },
+        }
+    } else {
+        bpf_redir_neigh {
+            nh_family: AF_INET6,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                ipv6_nh: egress.next_hop.0,
+            },
+        }
+    };
+    // SAFETY: `hop` lives through the call, which copies it, and its size is given.
+    unsafe { bpf_redirect_neigh(egress.ifindex, &raw mut hop, size_of::<bpf_redir_neigh>() as i32, 0) };
+}
+
+/// Hands the packet to WireGuard as if it had arrived on the anchor: with the anchor's link-layer address, or the kernel would take it for
+/// another host's.
+#[inline(always)]
+pub(crate) fn receive<const L3: usize>(ctx: &TcContext, anchor: &Anchor, v4: bool) -> Result<(), Reason> {
+    if L3 == 0 {
+        // SAFETY: a helper on the valid context; it makes room and moves the packet, of which no pointer is kept.
+        if unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET as u32, 0) } != 0 {
+            return Err(Reason::RewriteFailed);
+        }
+    }
+    let protocol = if v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+    let header = at::<[u8; ETHERNET]>(ctx, 0).ok_or(Reason::RewriteFailed)?;
+    // SAFETY: `at` checked the bounds; nothing moved the packet since.
+    unsafe {
+        let [d0, d1, d2, d3, d4, d5] = anchor.mac;
+        let [_, _, _, _, _, _, s0, s1, s2, s3, s4, s5, _, _] = *header;
+        *header = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, protocol[0], protocol[1]];
+        bpf_redirect(anchor.ifindex, u64::from(BPF_F_INGRESS));
+    }
+    Ok(())
+}

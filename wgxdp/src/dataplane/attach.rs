@@ -1,0 +1,244 @@
+//! Attaching the programs: by tcx (kernel 6.6), where a pinned link keeps the program when the daemon is gone; else by clsact, where a filter
+//! does so by itself. What a run before left is replaced atomically, never detached first.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use wgxdp_common::abi::{PROGRAM_RESTORE, PROGRAM_STEER};
+
+use super::pins::remove_file;
+use super::{Error, Pins};
+
+/// Priority and handle of our clsact filters, by which a run knows its own again.
+const CLSACT_PRIORITY: u16 = 5747;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Which program where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// `steer`, on the anchor's egress.
+    Steer,
+    /// `restore`, on an uplink's ingress.
+    Restore,
+}
+
+impl Hook {
+    /// The program's name.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Steer => PROGRAM_STEER,
+            Self::Restore => PROGRAM_RESTORE,
+        }
+    }
+
+    const fn direction(self) -> TcAttachType {
+        match self {
+            Self::Steer => TcAttachType::Egress,
+            Self::Restore => TcAttachType::Ingress,
+        }
+    }
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// A tcx link, pinned.
+    Tcx,
+    /// A filter of the clsact qdisc.
+    Clsact {
+        /// The qdisc was not there before us.
+        qdisc_is_ours: bool,
+    },
+}
+
+/// What is attached where, by index of the device.
+pub struct Attachments {
+    pins: Pins,
+    attached: BTreeMap<(u32, Hook), Mechanism>,
+}
+
+impl Attachments {
+    /// Nothing attached by this process yet.
+    #[must_use]
+    pub(super) fn new(pins: Pins) -> Self {
+        Self {
+            pins,
+            attached: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    fn link_path(&self, hook: Hook, ifindex: u32) -> PathBuf {
+        self.pins.links().join(format!("{}-{ifindex}", hook.program()))
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        program: &mut SchedClassifier,
+        hook: Hook,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<Mechanism, Error> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Attach {
+            program: hook.program(),
+            interface: interface.into(),
+            source,
+        };
+        self.pins.create_links()?;
+        let path = self.link_path(hook, ifindex);
+        let mechanism = match attach_tcx(program, hook, interface, &path) {
+            Ok(()) => Mechanism::Tcx,
+            Err(e) if is_unsupported(&e) => attach_clsact(program, hook, interface).map_err(|e| failed(Box::new(e)))?,
+            Err(e) => return Err(failed(Box::new(e))),
+        };
+        self.attached.insert((ifindex, hook), mechanism);
+        Ok(mechanism)
+    }
+
+    /// Devices on which a clsact qdisc is there because of us.
+    pub fn clsact_devices(&self) -> impl Iterator<Item = u32> {
+        let ours = self
+            .attached
+            .iter()
+            .filter(|(_, how)| **how == Mechanism::Clsact { qdisc_is_ours: true });
+        ours.map(|((ifindex, _), _)| *ifindex)
+    }
+
+    /// Forgets a device that is gone, with the link that its deletion left behind.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn device_gone(&mut self, ifindex: u32) -> Result<(), Error> {
+        for hook in [Hook::Steer, Hook::Restore] {
+            self.attached.remove(&(ifindex, hook));
+            remove_file(&self.link_path(hook, ifindex))?;
+        }
+        Ok(())
+    }
+
+    /// Detaches everything that a run of ours attached, this one or one before, from the devices that `name` knows.
+    ///
+    /// # Errors
+    /// The first failure; the others are detached all the same.
+    pub fn detach_all(&mut self, devices: impl IntoIterator<Item = (u32, String)>) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        let mut note = |result: Result<(), Error>| {
+            if outcome.is_ok() {
+                outcome = result;
+            }
+        };
+        for path in entries(&self.pins.links()) {
+            // Removing the last reference to a link detaches it.
+            note(remove_file(&path));
+        }
+        for (_, interface) in devices {
+            for hook in [Hook::Steer, Hook::Restore] {
+                note(detach_clsact(hook, &interface));
+            }
+        }
+        self.attached.clear();
+        outcome
+    }
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+#[derive(Debug, thiserror::Error)]
+enum AttachError {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the link cannot be pinned: {0}")]
+    Pin(#[from] aya::pin::PinError),
+    #[error(transparent)]
+    Tc(#[from] TcError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Updates the link that a run before pinned, or makes a new one and pins it.
+fn attach_tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, path: &Path) -> Result<(), AttachError> {
+    if path.exists() {
+        // A link whose device was deleted refuses the update (ENOLINK): make a new one.
+        if let Ok(link) = PinnedLink::from_pin(path)
+            && let Ok(link) = SchedClassifierLink::try_from(FdLink::from(link))
+            && program.attach_to_link(link).is_ok()
+        {
+            return Ok(());
+        }
+        fs::remove_file(path)?;
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(interface, hook.direction(), options)?;
+    let link = program.take_link(id)?;
+    let link: FdLink = link.try_into()?;
+    link.pin(path)?;
+    Ok(())
+}
+
+/// Whether the kernel has no tcx, rather than a reason against this attachment.
+fn is_unsupported(error: &AttachError) -> bool {
+    let AttachError::Program(ProgramError::SyscallError(error)) = error else {
+        return false;
+    };
+    matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+fn attach_clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Result<Mechanism, AttachError> {
+    let qdisc_is_ours = match tc::qdisc_add_clsact(interface) {
+        Ok(()) => true,
+        Err(e) if is_already_there(&e) => false,
+        Err(e) => return Err(e.into()),
+    };
+    let options = NlOptions {
+        priority: CLSACT_PRIORITY,
+        handle: CLSACT_HANDLE,
+        classid: None,
+    };
+    let attached = program.attach_with_options(interface, hook.direction(), TcAttachOptions::Netlink(options));
+    let id = match attached {
+        Ok(id) => id,
+        Err(_) => {
+            // A run before left its filter in this very place: replace it atomically.
+            let before =
+                SchedClassifierLink::attached(interface, hook.direction(), CLSACT_PRIORITY, CLSACT_HANDLE, None)?;
+            program.attach_to_link(before)?
+        }
+    };
+    // The filter stays when the daemon goes; `detach_all` removes it.
+    std::mem::forget(program.take_link(id)?);
+    Ok(Mechanism::Clsact { qdisc_is_ours })
+}
+
+fn is_already_there(error: &TcError) -> bool {
+    error.to_string().contains("exist") || matches!(error, TcError::AlreadyAttached)
+}
+
+/// Removes our filter, known by its program's name; one that is not there is fine.
+fn detach_clsact(hook: Hook, interface: &str) -> Result<(), Error> {
+    match tc::qdisc_detach_program(interface, hook.direction(), hook.program()) {
+        Ok(()) => Ok(()),
+        Err(TcError::IoError(e)) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        // No such device, or no clsact qdisc on it: nothing of ours.
+        Err(TcError::NetlinkError(_)) => Ok(()),
+        Err(e) => Err(Error::Attach {
+            program: hook.program(),
+            interface: interface.into(),
+            source: Box::new(e),
+        }),
+    }
+}

@@ -1,0 +1,117 @@
+//! The object file that the build script made, and loading it.
+
+use aya::{Ebpf, EbpfLoader};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use wgxdp_common::abi::{
+    ABI_SYMBOL, ABI_VERSION, MAP_ENDPOINTS, MAP_PATH_COUNTS, MAP_PATHS, MAP_PEER_STATES, MAP_PEERS, MAP_PROBES,
+    MAP_PROOFS, MAX_PATHS_PER_PEER, PROBE_SLOTS,
+};
+
+use super::Error;
+
+/// The programs, for the BPF target.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wgxdp-programs"));
+
+/// The ABI version that an object file names.
+///
+/// # Errors
+/// When it is no object file.
+fn abi_version(elf: &[u8]) -> object::Result<Option<u32>> {
+    let file = object::File::parse(elf)?;
+    let Some(symbol) = file.symbols().find(|symbol| symbol.name() == Ok(ABI_SYMBOL)) else {
+        return Ok(None);
+    };
+    let Some(index) = symbol.section_index() else {
+        return Ok(None);
+    };
+    let section = file.section_by_index(index)?;
+    let bytes = section.data_range(symbol.address(), size_of::<u32>() as u64)?;
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes))
+}
+
+/// Creates the maps with room for `max_peers` peers and prepares the programs; none is loaded yet.
+///
+/// # Errors
+/// When the object has another ABI, or the kernel refuses the maps.
+pub fn load_programs(max_peers: u32) -> Result<Ebpf, Error> {
+    let found = abi_version(OBJECT)?;
+    if found != Some(ABI_VERSION) {
+        return Err(Error::Abi {
+            found,
+            expected: ABI_VERSION,
+        });
+    }
+    let paths = max_peers * MAX_PATHS_PER_PEER as u32;
+    let mut loader = EbpfLoader::new();
+    for (map, entries) in [
+        (MAP_ENDPOINTS, paths),
+        (MAP_PEERS, max_peers),
+        (MAP_PEER_STATES, max_peers),
+        (MAP_PATHS, paths),
+        (MAP_PROOFS, paths),
+        (MAP_PROBES, paths * PROBE_SLOTS),
+        (MAP_PATH_COUNTS, paths),
+    ] {
+        loader.map_max_entries(map, entries);
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use wgxdp_common::abi::{MAPS, PROGRAM_RESTORE, PROGRAM_STEER};
+
+    use super::*;
+
+    #[test]
+    fn the_object_names_the_abi_of_this_daemon() {
+        assert_eq!(abi_version(OBJECT).unwrap(), Some(ABI_VERSION));
+    }
+
+    #[test]
+    fn an_object_without_the_symbol_names_no_abi_and_rubbish_is_no_object() {
+        let mut without = OBJECT.to_vec();
+        let name = ABI_SYMBOL.as_bytes();
+        let at = without
+            .windows(name.len())
+            .position(|window| window == name)
+            .expect("the symbol's name is in the object");
+        without[at] = b'X';
+        assert_eq!(abi_version(&without).unwrap(), None);
+        assert!(abi_version(b"rubbish").is_err());
+    }
+
+    #[test]
+    fn the_object_holds_the_named_maps_and_programs_and_no_others() {
+        let file = object::File::parse(OBJECT).unwrap();
+        let in_section = |name: &str| {
+            let index = file.section_by_name(name).expect("the section exists").index();
+            let symbols = file
+                .symbols()
+                .filter(move |symbol| symbol.section_index() == Some(index));
+            symbols
+                .filter_map(|symbol| symbol.name().ok())
+                .filter(|name| !name.is_empty())
+                .collect::<BTreeSet<_>>()
+        };
+        let named = |names: BTreeSet<&'static str>| names;
+        let maps: BTreeSet<_> = in_section("maps").into_iter().filter(|name| *name != "maps").collect();
+        assert_eq!(maps, named(MAPS.into()));
+        let programs = in_section("classifier");
+        assert!(
+            programs.contains(PROGRAM_STEER) && programs.contains(PROGRAM_RESTORE),
+            "{programs:?}"
+        );
+    }
+
+    #[test]
+    fn the_programs_declare_the_licence_that_their_helpers_need() {
+        let file = object::File::parse(OBJECT).unwrap();
+        assert_eq!(
+            file.section_by_name("license").unwrap().data().unwrap(),
+            b"Dual MIT/GPL\0"
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! `/sys/fs/bpf/wgxdp/`: what lets traffic outlive the daemon, and `wgxdp status` read without it.
+//!
+//! ```text
+//! /sys/fs/bpf/wgxdp/v1/            the ABI version
+//!     maps/CONFIG …                every map
+//!     links/steer-<ifindex>        tcx links; a restarted daemon updates them in place
+//!     links/restore-<ifindex>
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use aya::Ebpf;
+use wgxdp_common::abi::{ABI_VERSION, MAPS};
+
+use super::Error;
+use super::tables::Source as _;
+
+/// The directory of all pins.
+pub const PIN_ROOT: &str = "/sys/fs/bpf/wgxdp";
+
+/// The pins of this ABI version below a root.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Default for Pins {
+    fn default() -> Self {
+        Self {
+            root: PathBuf::from(PIN_ROOT),
+        }
+    }
+}
+
+impl Pins {
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}"))
+    }
+
+    /// Where a map is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.version().join("maps").join(name)
+    }
+
+    /// Where the links are pinned.
+    #[must_use]
+    pub fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+
+    /// Pins every map in place of those of a run before.
+    pub(super) fn pin_maps(&self, ebpf: &Ebpf) -> Result<(), Error> {
+        create(&self.version().join("maps"))?;
+        for name in MAPS {
+            let path = self.map(name);
+            remove_file(&path)?;
+            ebpf.open(name)?.pin(&path).map_err(|e| Error::Pin {
+                path: path.clone(),
+                source: io::Error::other(e),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the links' directory.
+    pub(super) fn create_links(&self) -> Result<(), Error> {
+        create(&self.links())
+    }
+
+    /// Removes the maps' pins and every directory that is empty then.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn remove_maps(&self) -> Result<(), Error> {
+        for name in MAPS {
+            remove_file(&self.map(name))?;
+        }
+        let version = self.version();
+        for directory in [version.join("maps"), self.links(), version, self.root.clone()] {
+            match fs::remove_dir(&directory) {
+                Ok(()) => {}
+                // Not empty: something that is not ours, or belongs to another version.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTEMPTY)) => {}
+                Err(source) => {
+                    return Err(Error::Pin {
+                        path: directory,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a run left its maps here.
+    #[must_use]
+    pub fn exist(&self) -> bool {
+        self.version().exists()
+    }
+}
+
+fn create(directory: &Path) -> Result<(), Error> {
+    fs::create_dir_all(directory).map_err(|source| Error::Pin {
+        path: directory.into(),
+        source,
+    })
+}
+
+/// Removes a file; one that is not there is fine.
+pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
+            path: path.into(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
