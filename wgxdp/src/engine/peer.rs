@@ -197,6 +197,10 @@ impl Peer {
             let held = (0..self.paths.len()).filter(|place| self.paths[*place].state == PathState::Held);
             if let Some(place) = held.min_by_key(|place| self.paths[*place].assess(now_ns)) {
                 self.step(place, Event::Needed, Cause::NothingBetter, now_ns, out);
+                if self.paths[place].assess(now_ns) == Liveness::Suspect {
+                    let silence = Duration::from_nanos(self.paths[place].silence_ns(now_ns));
+                    self.step(place, Event::Silent, Cause::Silence(silence), now_ns, out);
+                }
             }
         }
         let was_on = self.active;
