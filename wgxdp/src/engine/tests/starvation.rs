@@ -1,5 +1,5 @@
 use wgxdp_common::liveness::Flags;
-use wgxdp_common::table::PathState::{self, Down, Held, Up};
+use wgxdp_common::table::PathState::{Down, Held, Up};
 
 use super::sim::{A, B, HOLD_DOWN, INTERVAL, MS, Net, PEER, S, Sim, US};
 use crate::engine::Cause;
@@ -167,7 +167,7 @@ fn after_every_wake_up_what_the_kernel_latched_is_down_or_held_and_nothing_else_
             continue;
         }
         for (path, maps) in &sim.maps {
-            let held_back = matches!(maps.state, PathState::Down | PathState::Held);
+            let held_back = matches!(maps.state, Down | Held);
             assert_eq!(maps.state, sim.state(*path));
             assert_eq!(maps.flags == Flags::HELD, held_back, "{maps:?}");
         }
