@@ -17,8 +17,9 @@
 //! carries [`Flags::HELD`] exactly while it is down or held.
 //!
 //! # What the driver owes the engine
-//! - At each wake-up ([`Engine::next_wakeup`]): the records that are waiting, then a [`Input::Proof`] for every path, then [`Input::Tick`].
-//!   Conviction by silence happens in `Tick` alone, so lost records cannot make the engine lie.
+//! - At each wake-up ([`Engine::next_wakeup`]): the records that are waiting, then an [`Input::Proof`] for every path that [`Engine::due`]
+//!   names, then [`Input::Tick`], all with the same `now`. Silence convicts in `Tick` alone, so lost records cannot make the engine lie; and
+//!   each path is due at least once an interval, so it costs one look at the map for each probe.
 //! - Every action carried out in order, before the next input. Order matters: an uplink's death is one write, and it comes first.
 //! - For every [`Action::SendProbe`] one [`Input::ProbeSent`] or [`Input::ProbeFailed`].
 //!
@@ -352,6 +353,15 @@ impl Engine {
             .min()
     }
 
+    /// The paths that the next [`Input::Tick`] will judge, and wants the [`Input::Proof`] of.
+    pub fn due(&self, now_ns: u64) -> impl Iterator<Item = PathId> + '_ {
+        let (due_ns, hold_down_ns) = (self.due_ns(now_ns), self.settings.hold_down_ns());
+        let paths = self.peers.values().flat_map(|peer| &peer.paths);
+        paths
+            .filter(move |path| path.is_due(due_ns, hold_down_ns))
+            .map(|path| path.id)
+    }
+
     /// Who carries the peer's traffic; `None`: no path answers, so all usable ones are tried.
     #[must_use]
     pub fn active(&self, peer: PeerId) -> Option<PathId> {
@@ -394,12 +404,24 @@ impl Engine {
         }
     }
 
-    /// Judges every path first, and only then sends probes: a failover does not wait behind them.
+    /// Paths that wanted to be woken until then are due: after a hint, all.
+    fn due_ns(&self, now_ns: u64) -> u64 {
+        if self.hint_ns.is_some() {
+            u64::MAX
+        } else {
+            self.now_ns.max(now_ns)
+        }
+    }
+
+    /// Judges first, and only then sends probes: a failover does not wait behind them.
     fn tick(&mut self, actions: &mut Vec<Action>) {
+        let (due_ns, hold_down_ns) = (self.due_ns(self.now_ns), self.settings.hold_down_ns());
         self.hint_ns = None;
         for peer in self.peers.values_mut() {
             for place in 0..peer.paths.len() {
-                peer.judge(place, &self.settings, self.now_ns, actions);
+                if peer.paths[place].is_due(due_ns, hold_down_ns) {
+                    peer.judge(place, &self.settings, self.now_ns, actions);
+                }
             }
             peer.settle(self.now_ns, actions);
         }

@@ -247,9 +247,14 @@ impl Path {
         let thresholds = self.tuner.thresholds();
         let suspect = || self.proof_ns.saturating_add(thresholds.suspect_after_ns());
         let dead = || self.proof_ns.saturating_add(thresholds.dead_after_ns());
+        let dead = || (self.unanswered >= DEAD_MIN_UNANSWERED).then(dead);
         let silence = match self.state {
             PathState::Up => (self.unanswered >= SUSPECT_MIN_UNANSWERED).then(suspect),
-            PathState::Suspect | PathState::Held => (self.unanswered >= DEAD_MIN_UNANSWERED).then(dead),
+            // On probation an unclean moment is to be seen, once.
+            PathState::Held if self.clean_since_ns < suspect() => {
+                (self.unanswered >= SUSPECT_MIN_UNANSWERED).then(suspect)
+            }
+            PathState::Suspect | PathState::Held => dead(),
             PathState::Down | PathState::Drained => None,
         };
         let clean = (self.state == PathState::Held && hold_down_ns > 0)
@@ -258,6 +263,11 @@ impl Path {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Whether that moment has come.
+    pub(super) fn is_due(&self, due_ns: u64, hold_down_ns: u64) -> bool {
+        self.wakeup(hold_down_ns).is_some_and(|at_ns| at_ns <= due_ns)
     }
 
     pub(super) fn tell_status(&mut self, out: &mut Vec<Action>) {

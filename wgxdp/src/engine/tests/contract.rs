@@ -440,3 +440,19 @@ fn sequence_numbers_grow_by_one_and_wrap() {
     let first = settings().first_sequence;
     assert_eq!(sequences, (0..10).map(|n| first.wrapping_add(n)).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_path_is_due_with_its_own_slot_and_all_are_after_a_hint() {
+    let mut bench = Bench::new(&one_peer(2));
+    bench.tell(Input::Tick);
+    let slot = bench.engine.next_wakeup().expect("a slot");
+    assert_eq!(bench.engine.due(slot - 1).count(), 0);
+    assert_eq!(bench.engine.due(slot).count(), 1);
+    bench.tell(Input::Switched {
+        path: B,
+        from: Some(A),
+        silence: Duration::ZERO,
+        at_ns: bench.now,
+    });
+    assert_eq!(bench.engine.due(bench.now).collect::<Vec<_>>(), [A, B]);
+}

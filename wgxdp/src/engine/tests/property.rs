@@ -316,7 +316,8 @@ proptest! {
             check(&engine, &maps)?;
             if matches!(step, Step::Tick) {
                 prop_assert!(engine.next_wakeup().is_none_or(|at| at > latest), "{:?}", step);
-                let usable = maps.uplinks.values().any(|flags| !flags.any_of(Flags::UNUSABLE));
+let mut uplinks = (0..UPLINKS).map(|uplink| maps.uplinks[&UplinkId(uplink)]);
+                let usable = uplinks.any(|flags| !flags.any_of(Flags::UNUSABLE));
                 prop_assert_eq!(engine.next_wakeup().is_some(), usable);
             }
         }

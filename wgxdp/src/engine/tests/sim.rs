@@ -363,7 +363,7 @@ impl Sim {
         for input in std::mem::take(&mut self.waiting) {
             self.handle(input);
         }
-        let paths: Vec<PathId> = self.maps.keys().copied().collect();
+        let paths: Vec<PathId> = self.engine.due(START + self.now).collect();
         for path in paths {
             let Proof {
                 proof_ns,
