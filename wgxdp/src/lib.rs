@@ -1,3 +1,5 @@
 //! wgxdp's daemon, as a library: everything but the command line.
 
 pub mod dataplane;
+pub mod engine;
+pub mod host;

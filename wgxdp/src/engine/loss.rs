@@ -1,0 +1,179 @@
+//! Loss of a path: how many of its last [`WINDOW`] resolved probes found no answer.
+//!
+//! A probe is resolved when its answer comes or when its time is over, whichever is first. A late answer counts as an answer as long as the probe is
+//! not resolved; after that it changes nothing, and neither does an answer that comes twice. Memory is bounded: [`IN_FLIGHT`] probes, then the
+//! oldest is resolved before its time (the kernel has long forgotten its nonce).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::rtt::Rtt;
+
+/// Probes over which loss is counted.
+const WINDOW: u32 = 100;
+/// The bits of [`Loss::lost`] in use.
+const WINDOW_BITS: u128 = (1 << WINDOW) - 1;
+/// Probes in flight that are remembered.
+const IN_FLIGHT: usize = 256;
+/// No probe is given up sooner.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Loss {
+    in_flight: VecDeque<Sent>,
+    /// One bit for each resolved probe, the latest in bit 0; set: lost.
+    lost: u128,
+    /// Bits in use.
+    resolved: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    sequence: u32,
+    at_ns: u64,
+}
+
+impl Loss {
+    /// A probe left.
+    pub(super) fn sent(&mut self, sequence: u32, at_ns: u64) {
+        if self.in_flight.len() == IN_FLIGHT {
+            self.in_flight.pop_front();
+            self.resolve(true);
+        }
+        self.in_flight.push_back(Sent { sequence, at_ns });
+    }
+
+    /// A probe did not leave after all.
+    pub(super) fn forget(&mut self, sequence: u32) -> bool {
+        let place = self.in_flight.iter().position(|sent| sent.sequence == sequence);
+        place.and_then(|place| self.in_flight.remove(place)).is_some()
+    }
+
+    /// An answer came.
+    pub(super) fn answered(&mut self, sequence: u32) {
+        if self.forget(sequence) {
+            self.resolve(false);
+        }
+    }
+
+    /// Gives up the probes whose time is over.
+    pub(super) fn expire(&mut self, now_ns: u64, rtt: &Rtt) {
+        let patience = PATIENCE.max(rtt.bound() * 4).as_nanos() as u64;
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|sent| now_ns.saturating_sub(sent.at_ns) >= patience)
+        {
+            self.in_flight.pop_front();
+            self.resolve(true);
+        }
+    }
+
+    /// Unanswered probes that left after this moment.
+    pub(super) fn sent_after(&self, ns: u64) -> u64 {
+        self.in_flight.iter().filter(|sent| sent.at_ns > ns).count() as u64
+    }
+
+    /// Lost probes of the resolved ones, in parts per million.
+    pub(super) fn ppm(&self) -> u32 {
+        (self.lost.count_ones() * 1_000_000)
+            .checked_div(self.resolved)
+            .unwrap_or(0)
+    }
+
+    fn resolve(&mut self, lost: bool) {
+        self.lost = (self.lost << 1 | u128::from(lost)) & WINDOW_BITS;
+        self.resolved = (self.resolved + 1).min(WINDOW);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_probe_is_lost_only_when_its_time_is_over() {
+        let mut loss = Loss::default();
+        let rtt = Rtt::default(); // A bound of 1 s: patience is 4 s.
+        loss.sent(1, 0);
+        loss.sent(2, 20 * MS);
+        loss.expire(4000 * MS - 1, &rtt);
+        assert_eq!(loss.ppm(), 0, "nothing is resolved yet");
+        loss.expire(4000 * MS, &rtt);
+        assert_eq!(loss.ppm(), 1_000_000, "one of one");
+        loss.answered(2);
+        assert_eq!(loss.ppm(), 500_000, "late, but in time");
+    }
+
+    #[test]
+    fn a_quick_path_is_given_a_second() {
+        let (mut loss, mut rtt) = (Loss::default(), Rtt::default());
+        rtt.sample(Duration::from_micros(200));
+        loss.sent(1, 0);
+        loss.expire(1000 * MS - 1, &rtt);
+        assert_eq!(loss.ppm(), 0);
+        loss.expire(1000 * MS, &rtt);
+        assert_eq!(loss.ppm(), 1_000_000);
+    }
+
+    #[test]
+    fn duplicates_strangers_and_answers_after_resolution_change_nothing() {
+        let mut loss = Loss::default();
+        loss.sent(1, 0);
+        loss.sent(2, 0);
+        loss.expire(5000 * MS, &Rtt::default());
+        let lost = loss.ppm();
+        for sequence in [1, 1, 2, 7] {
+            loss.answered(sequence);
+        }
+        assert_eq!((loss.ppm(), lost), (1_000_000, 1_000_000));
+    }
+
+    #[test]
+    fn a_probe_that_did_not_leave_is_neither_lost_nor_answered() {
+        let mut loss = Loss::default();
+        loss.sent(1, 0);
+        assert!(loss.forget(1));
+        assert!(!loss.forget(1));
+        loss.expire(5000 * MS, &Rtt::default());
+        assert_eq!(loss.resolved, 0);
+    }
+
+    #[test]
+    fn what_happened_more_than_a_window_ago_is_forgotten() {
+        let mut loss = Loss::default();
+        (0..50).for_each(|_| loss.resolve(true));
+        (0..50).for_each(|_| loss.resolve(false));
+        assert_eq!(loss.ppm(), 500_000);
+        (0..50).for_each(|_| loss.resolve(false));
+        assert_eq!(loss.ppm(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_rate_is_that_of_a_plain_list_and_memory_is_bounded(outcomes in prop::collection::vec(any::<bool>(), 0..400)) {
+            let mut loss = Loss::default();
+            for (sequence, answered) in outcomes.iter().enumerate() {
+                loss.sent(sequence as u32, 0);
+                if *answered {
+                    loss.answered(sequence as u32);
+                } else {
+                    loss.expire(u64::MAX, &Rtt::default());
+                }
+            }
+            let window = &outcomes[outcomes.len().saturating_sub(WINDOW as usize)..];
+            let lost = window.iter().filter(|answered| !**answered).count();
+            prop_assert_eq!(loss.ppm() as usize, if window.is_empty() { 0 } else { lost * 1_000_000 / window.len() });
+        }
+
+        #[test]
+        fn memory_is_bounded_whatever_is_sent(sequences in prop::collection::vec(any::<u32>(), 0..1000)) {
+            let mut loss = Loss::default();
+            sequences.iter().for_each(|sequence| loss.sent(*sequence, 0));
+            prop_assert!(loss.in_flight.len() <= IN_FLIGHT && loss.resolved <= WINDOW);
+        }
+    }
+}

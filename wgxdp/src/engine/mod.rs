@@ -1,0 +1,432 @@
+//! The failover engine, without I/O: inputs and `now` go in, actions come out. No clock, no socket, no task, no BPF map is touched here.
+//!
+//! ```text
+//!    ring buffer ──▶ Reply, Latched, Switched ─┐                   ┌─▶ SetUplinkFlags, SetPathFlags,
+//!      link events ──────────▶ UplinkFlags ────┤                   │   SetThresholds, LiftLatch, SetStatus ──▶ maps
+//!         prober ──▶ ProbeSent, ProbeFailed ───┼──▶  Engine  ──────┼─▶ SendProbe ──▶ prober
+//!   maps, at wake-up ──▶ Proof … Proof, Tick ──┘                   └─▶ Report ──▶ log
+//! ```
+//!
+//! The kernel's `steer` decides for each packet, in time, by [`wgxdp_common::liveness`]; it needs nobody here. The engine decides what is
+//! slower: the states that users see, the thresholds that `steer` judges by, when a path that answers again gets its traffic back, when the next probe
+//! leaves. Both judge by the same pure rule with the same numbers, so they cannot disagree for long: what the kernel found is taken as it is.
+//!
+//! # States
+//! See [`transition`](self::Transition) for the table. In short: *up* → *suspect* → *down* by silence, or *down* at once with the uplink;
+//! *down* → *held* with the first answer; *held* → *up* after a clean hold-down, or at once if the peer has nothing better. A path
+//! carries [`Flags::HELD`] exactly while it is down or held.
+//!
+//! # What the driver owes the engine
+//! - At each wake-up ([`Engine::next_wakeup`]): the records that are waiting, then an [`Input::Proof`] for every path that [`Engine::due`]
+//!   names, then [`Input::Tick`], all with the same `now`. Silence convicts in `Tick` alone, so lost records cannot make the engine lie; and
+//!   each path is due at least once an interval, so it costs one look at the map for each probe.
+//! - Every action carried out in order, before the next input. Order matters: an uplink's death is one write, and it comes first.
+//! - For every [`Action::SendProbe`] one [`Input::ProbeSent`] or [`Input::ProbeFailed`].
+//!
+//! # Invariants
+//! Nothing is convicted by silence that was not asked: a starved, stopped or overslept engine finds the paths as it left them, skips the
+//! probes it missed, and allows for the gap it made (see `thresholds`). Every input leads to a bounded number of actions.
+//! A peer with a path up, suspect or held has an active path.
+
+mod loss;
+mod path;
+mod peer;
+mod report;
+mod rtt;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod thresholds;
+mod transition;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wgxdp_common::abi::MAX_PATHS_PER_PEER;
+use wgxdp_common::id::{PathId, PeerId, UplinkId};
+use wgxdp_common::liveness::{Flags, Thresholds};
+use wgxdp_common::table::PathState;
+
+use self::path::Path;
+use self::peer::Peer;
+use self::schedule::Schedule;
+
+pub use self::report::Names;
+pub use self::transition::{Cause, Failovers, MoveReason, Transition};
+
+/// What is the same for all peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A path that answers again must stay clean this long before its traffic returns.
+    pub hold_down: Duration,
+    /// The sequence number of every path's first probe.
+    pub first_sequence: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hold_down: Duration::from_secs(10),
+            first_sequence: 0,
+        }
+    }
+}
+
+impl Settings {
+    fn hold_down_ns(&self) -> u64 {
+        u64::try_from(self.hold_down.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One path of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathSpec {
+    /// Its id, which belongs to its peer ([`PathId::peer`]).
+    pub id: PathId,
+    /// The uplink that it leaves by.
+    pub uplink: UplinkId,
+    /// The time between two probes.
+    pub interval: Duration,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSpec {
+    /// Its id.
+    pub id: PeerId,
+    /// Its paths, best first, in the order that `steer` uses; at most [`MAX_PATHS_PER_PEER`] are taken.
+    pub paths: Vec<PathSpec>,
+}
+
+/// What the engine is told. Times are nanoseconds of CLOCK_MONOTONIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A link event: the complete new set of [`Flags::ABSENT`], [`Flags::ADMIN_DOWN`] and [`Flags::NO_CARRIER`].
+    UplinkFlags {
+        /// Which uplink.
+        uplink: UplinkId,
+        /// What speaks against it now.
+        flags: Flags,
+    },
+    /// A record: an authentic reply arrived, and the kernel moved the path's proof already.
+    Reply {
+        /// Which path answered.
+        path: PathId,
+        /// Which probe was answered.
+        sequence: u32,
+        /// The round trip, as the kernel measured it.
+        rtt: Duration,
+        /// When it arrived.
+        at_ns: u64,
+    },
+    /// A record: `steer` found the path dead and latched it.
+    Latched {
+        /// Which path.
+        path: PathId,
+        /// How long it had been silent.
+        silence: Duration,
+        /// When.
+        at_ns: u64,
+    },
+    /// A record: a peer's traffic moved. Only a hint: if the engine thinks otherwise it asks to be woken at once, and the proofs tell why.
+    Switched {
+        /// Who carries it now.
+        path: PathId,
+        /// Who did before.
+        from: Option<PathId>,
+        /// How long the path that was left had been silent.
+        silence: Duration,
+        /// When.
+        at_ns: u64,
+    },
+    /// What the kernel's map says of a path.
+    Proof {
+        /// Which path.
+        path: PathId,
+        /// When it last proved itself.
+        proof_ns: u64,
+        /// Probes that left since.
+        unanswered: u64,
+        /// When `steer` latched it, if it is latched.
+        latched_ns: Option<u64>,
+    },
+    /// A probe left.
+    ProbeSent {
+        /// By which path.
+        path: PathId,
+        /// Which probe.
+        sequence: u32,
+        /// When.
+        at_ns: u64,
+    },
+    /// The socket refused a probe.
+    ProbeFailed {
+        /// By which path.
+        path: PathId,
+        /// Which probe.
+        sequence: u32,
+    },
+    /// The wake-up that was asked for, or any other.
+    Tick,
+}
+
+/// What the driver must do, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Store an uplink's flags: all that concerns its paths at once.
+    SetUplinkFlags {
+        /// Which uplink.
+        uplink: UplinkId,
+        /// The complete new set.
+        flags: Flags,
+    },
+    /// Store a path's own flags.
+    SetPathFlags {
+        /// Which path.
+        path: PathId,
+        /// The complete new set.
+        flags: Flags,
+    },
+    /// Store the silence that makes a path suspect, and dead.
+    SetThresholds {
+        /// Which path.
+        path: PathId,
+        /// Both, in one word.
+        thresholds: Thresholds,
+    },
+    /// Forget that `steer` found the path dead.
+    LiftLatch {
+        /// Which path.
+        path: PathId,
+    },
+    /// Store what `wgxdp status` shows.
+    SetStatus {
+        /// Which path.
+        path: PathId,
+        /// Its state.
+        state: PathState,
+        /// Lost probes of the last hundred, in parts per million.
+        loss_ppm: u32,
+    },
+    /// Send a probe, now.
+    SendProbe {
+        /// By which path.
+        path: PathId,
+        /// Its sequence number.
+        sequence: u32,
+    },
+    /// Tell the operator ([`Names::line`]).
+    Report(Transition),
+}
+
+/// What the engine knows of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathView {
+    /// Its state.
+    pub state: PathState,
+    /// Why it is in that state.
+    pub cause: Cause,
+    /// Since when.
+    pub since_ns: u64,
+    /// Its smoothed round-trip time, once it has answered.
+    pub rtt: Option<Duration>,
+    /// Lost probes of the last hundred, in parts per million.
+    pub loss_ppm: u32,
+    /// What it is judged by.
+    pub thresholds: Thresholds,
+    /// Probes that the socket refused.
+    pub refused: u64,
+}
+
+/// The engine. See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    settings: Settings,
+    peers: BTreeMap<PeerId, Peer>,
+    uplinks: BTreeMap<UplinkId, Flags>,
+    now_ns: u64,
+    /// A wake-up asked for out of turn.
+    hint_ns: Option<u64>,
+}
+
+impl Engine {
+    /// All paths start up on credit, with `now_ns` as their proof (the driver stores the same in the map of proofs), and all uplinks unflagged
+    /// until told otherwise. The first actions say everything that the maps must hold.
+    #[must_use]
+    pub fn new(settings: Settings, peers: &[PeerSpec], now_ns: u64, actions: &mut Vec<Action>) -> Self {
+        let mut uplinks = BTreeMap::new();
+        let of_peer = |peer: &PeerSpec| peer.paths.len().min(MAX_PATHS_PER_PEER);
+        let count = peers.iter().map(of_peer).sum();
+        let mut index = 0..count;
+        let peers = peers.iter().map(|spec| {
+            let paths = spec
+                .paths
+                .iter()
+                .zip(index.by_ref().take(of_peer(spec)))
+                .map(|(path, index)| {
+                    uplinks.insert(path.uplink, Flags::NONE);
+                    let schedule = Schedule::new(now_ns, path.interval, index, count);
+                    Path::new(path, schedule, settings.first_sequence, now_ns, actions)
+                });
+            (spec.id, Peer::new(spec.id, paths.collect()))
+        });
+        let peers = peers.collect();
+        actions.extend(uplinks.iter().map(|(uplink, flags)| Action::SetUplinkFlags {
+            uplink: *uplink,
+            flags: *flags,
+        }));
+        Self {
+            settings,
+            peers,
+            uplinks,
+            now_ns,
+            hint_ns: None,
+        }
+    }
+
+    /// Takes one input; `actions` grows by what follows from it. A clock that goes backwards stands still here. Inputs about paths that
+    /// the engine does not have (records of an earlier run) change nothing.
+    pub fn handle(&mut self, input: Input, now_ns: u64, actions: &mut Vec<Action>) {
+        let now_ns = self.now_ns.max(now_ns);
+        self.now_ns = now_ns;
+        // A time of another CPU may be a little ahead.
+        let past = |at_ns: u64| at_ns.min(now_ns);
+        let settings = self.settings;
+        match input {
+            Input::UplinkFlags { uplink, flags } => {
+                self.set_uplink_flags(uplink, Flags(flags.0 & Flags::UNUSABLE.0), actions);
+            }
+            Input::Reply {
+                path,
+                sequence,
+                rtt,
+                at_ns,
+            } => {
+                self.with(path, |peer, place| {
+                    peer.reply(place, (sequence, rtt, past(at_ns)), &settings, now_ns, actions);
+                    peer.settle(now_ns, actions);
+                });
+            }
+            Input::Latched { path, silence, at_ns } => {
+                self.with(path, |peer, place| {
+                    peer.latched(place, silence, past(at_ns), now_ns, actions);
+                    peer.settle(now_ns, actions);
+                });
+            }
+            Input::Switched { path, .. } => {
+                let active = self.active(path.peer());
+                if active.is_some_and(|active| active != path) {
+                    self.hint_ns = Some(now_ns);
+                }
+            }
+            Input::Proof {
+                path,
+                proof_ns,
+                unanswered,
+                latched_ns,
+            } => {
+                self.with(path, |peer, place| {
+                    let proof = (past(proof_ns), unanswered, latched_ns.map(past));
+                    peer.proof(place, proof, &settings, now_ns, actions);
+                    peer.settle(now_ns, actions);
+                });
+            }
+            Input::ProbeSent { path, sequence, at_ns } => {
+                self.with(path, |peer, place| peer.paths[place].probe_sent(sequence, past(at_ns)));
+            }
+            Input::ProbeFailed { path, sequence } => {
+                self.with(path, |peer, place| peer.paths[place].probe_failed(sequence));
+            }
+            Input::Tick => self.tick(actions),
+        }
+    }
+
+    /// When the engine wants its next [`Input::Tick`], in nanoseconds of CLOCK_MONOTONIC; right after one, always later than it. `None`: nothing
+    /// changes with time alone, because no uplink is usable.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<u64> {
+        let hold_down_ns = self.settings.hold_down_ns();
+        let paths = self.peers.values().flat_map(|peer| &peer.paths);
+        paths
+            .filter_map(|path| path.wakeup(hold_down_ns))
+            .chain(self.hint_ns)
+            .min()
+    }
+
+    /// The paths that the next [`Input::Tick`] will judge, and wants the [`Input::Proof`] of.
+    pub fn due(&self, now_ns: u64) -> impl Iterator<Item = PathId> + '_ {
+        let (due_ns, hold_down_ns) = (self.due_ns(now_ns), self.settings.hold_down_ns());
+        let paths = self.peers.values().flat_map(|peer| &peer.paths);
+        paths
+            .filter(move |path| path.is_due(due_ns, hold_down_ns))
+            .map(|path| path.id)
+    }
+
+    /// Who carries the peer's traffic; `None`: no path answers, so all usable ones are tried.
+    #[must_use]
+    pub fn active(&self, peer: PeerId) -> Option<PathId> {
+        self.peers.get(&peer)?.active()
+    }
+
+    /// What is known of a path.
+    #[must_use]
+    pub fn path(&self, path: PathId) -> Option<PathView> {
+        let peer = self.peers.get(&path.peer())?;
+        Some(peer.paths[peer.place(path)?].view())
+    }
+
+    /// How often the peer's traffic moved from one path to another.
+    #[must_use]
+    pub fn failovers(&self, peer: PeerId) -> Option<Failovers> {
+        Some(self.peers.get(&peer)?.failovers)
+    }
+
+    fn with(&mut self, path: PathId, act: impl FnOnce(&mut Peer, usize)) {
+        if let Some(peer) = self.peers.get_mut(&path.peer())
+            && let Some(place) = peer.place(path)
+        {
+            act(peer, place);
+        }
+    }
+
+    fn set_uplink_flags(&mut self, uplink: UplinkId, flags: Flags, actions: &mut Vec<Action>) {
+        if self.uplinks.insert(uplink, flags) == Some(flags) {
+            return;
+        }
+        actions.push(Action::SetUplinkFlags { uplink, flags });
+        for peer in self.peers.values_mut() {
+            for place in 0..peer.paths.len() {
+                if peer.paths[place].uplink == uplink {
+                    peer.uplink_flagged(place, flags, self.now_ns, actions);
+                }
+            }
+            peer.settle(self.now_ns, actions);
+        }
+    }
+
+    /// Paths that wanted to be woken until then are due: after a hint, all.
+    fn due_ns(&self, now_ns: u64) -> u64 {
+        if self.hint_ns.is_some() {
+            u64::MAX
+        } else {
+            self.now_ns.max(now_ns)
+        }
+    }
+
+    /// Judges first, and only then sends probes: a failover does not wait behind them.
+    fn tick(&mut self, actions: &mut Vec<Action>) {
+        let (due_ns, hold_down_ns) = (self.due_ns(self.now_ns), self.settings.hold_down_ns());
+        self.hint_ns = None;
+        for peer in self.peers.values_mut() {
+            for place in 0..peer.paths.len() {
+                if peer.paths[place].is_due(due_ns, hold_down_ns) {
+                    peer.judge(place, &self.settings, self.now_ns, actions);
+                }
+            }
+            peer.settle(self.now_ns, actions);
+        }
+        for path in self.peers.values_mut().flat_map(|peer| &mut peer.paths) {
+            path.probe_if_due(self.now_ns, actions);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What the engine knows of one path. Decisions that concern more than one path are its peer's ([`super::peer`]).
+
+use std::time::Duration;
+
+use wgxdp_common::id::{PathId, UplinkId};
+use wgxdp_common::liveness::{self, Candidate, DEAD_MIN_UNANSWERED, Flags, Liveness, SUSPECT_MIN_UNANSWERED};
+use wgxdp_common::table::PathState;
+
+use super::loss::Loss;
+use super::rtt::Rtt;
+use super::schedule::Schedule;
+use super::thresholds::Tuner;
+use super::transition::{Cause, is_held_back};
+use super::{Action, PathSpec, PathView};
+
+#[derive(Clone, Debug)]
+pub(super) struct Path {
+    pub(super) id: PathId,
+    pub(super) uplink: UplinkId,
+    pub(super) state: PathState,
+    cause: Cause,
+    since_ns: u64,
+    /// The uplink's flags.
+    uplink_flags: Flags,
+    /// The last proof known here: what a reply said, or the kernel's own word.
+    pub(super) proof_ns: u64,
+    /// Probes that left since.
+    unanswered: u64,
+    /// Down: proofs up to here are from before, and no answer.
+    pub(super) answer_after_ns: u64,
+    /// When the path was last cleared of what the kernel had found; older findings are history.
+    pub(super) cleared_ns: u64,
+    /// Held: the last moment at which it was not clean.
+    pub(super) clean_since_ns: u64,
+    /// When it was last asked.
+    asked_ns: u64,
+    /// The next probe's sequence number.
+    sequence: u32,
+    /// Probes that the socket refused.
+    refused: u64,
+    rtt: Rtt,
+    loss: Loss,
+    tuner: Tuner,
+    schedule: Schedule,
+    /// What the last [`Action::SetStatus`] said.
+    told: (PathState, u32),
+}
+
+impl Path {
+    /// A path up on credit. Says everything that the maps must hold of it.
+    pub(super) fn new(spec: &PathSpec, schedule: Schedule, sequence: u32, now_ns: u64, out: &mut Vec<Action>) -> Self {
+        let tuner = Tuner::new(schedule.interval_ns());
+        let told = (PathState::Up, 0);
+        out.push(Action::SetThresholds {
+            path: spec.id,
+            thresholds: tuner.thresholds(),
+        });
+        out.push(Action::SetPathFlags {
+            path: spec.id,
+            flags: Flags::NONE,
+        });
+        out.push(Action::SetStatus {
+            path: spec.id,
+            state: told.0,
+            loss_ppm: told.1,
+        });
+        Self {
+            id: spec.id,
+            uplink: spec.uplink,
+            state: told.0,
+            cause: Cause::Started,
+            since_ns: now_ns,
+            uplink_flags: Flags::NONE,
+            proof_ns: now_ns,
+            unanswered: 0,
+            answer_after_ns: now_ns,
+            cleared_ns: now_ns,
+            clean_since_ns: now_ns,
+            asked_ns: now_ns,
+            sequence,
+            refused: 0,
+            rtt: Rtt::default(),
+            loss: Loss::default(),
+            tuner,
+            schedule,
+            told,
+        }
+    }
+
+    pub(super) fn view(&self) -> PathView {
+        PathView {
+            state: self.state,
+            cause: self.cause,
+            since_ns: self.since_ns,
+            rtt: self.rtt.smoothed(),
+            loss_ppm: self.loss.ppm(),
+            thresholds: self.tuner.thresholds(),
+            refused: self.refused,
+        }
+    }
+
+    /// Whether a probe sent there could arrive.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.uplink_flags.any_of(Flags::UNUSABLE)
+    }
+
+    pub(super) fn silence_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.proof_ns)
+    }
+
+    /// What the kernel's rule says of it.
+    pub(super) fn assess(&self, now_ns: u64) -> Liveness {
+        liveness::assess(now_ns, self.proof_ns, self.unanswered, self.tuner.thresholds())
+    }
+
+    pub(super) fn is_silent_for_dead_after(&self, now_ns: u64) -> bool {
+        self.silence_ns(now_ns) >= self.dead_after_ns()
+    }
+
+    pub(super) fn is_silent_for_suspect_after(&self, now_ns: u64) -> bool {
+        self.silence_ns(now_ns) >= self.tuner.thresholds().suspect_after_ns()
+    }
+
+    pub(super) fn dead_after_ns(&self) -> u64 {
+        self.tuner.thresholds().dead_after_ns()
+    }
+
+    /// As the kernel's chooser sees it, once the actions are carried out.
+    pub(super) fn candidate(&self) -> Candidate {
+        let liveness = match self.state {
+            PathState::Up | PathState::Held => Liveness::Live,
+            PathState::Suspect => Liveness::Suspect,
+            PathState::Down | PathState::Drained => Liveness::Dead,
+        };
+        let flags = if is_held_back(self.state) {
+            Flags::HELD
+        } else {
+            Flags::NONE
+        };
+        Candidate {
+            flags: flags.with(self.uplink_flags),
+            latched: self.state == PathState::Down,
+            liveness,
+        }
+    }
+
+    /// Goes to another state and says so.
+    ///
+    /// Going down, the path is flagged, so that one lucky reply does not bring traffic back even if no packet met its death and latched it.
+    /// Going up, the latch is lifted first and the flag cleared last. In between the path is like any other on probation; what puts traffic
+    /// there is one write to a word that user space alone writes, after a proof so fresh that `steer` finds nothing to latch.
+    pub(super) fn enter(&mut self, to: PathState, cause: Cause, now_ns: u64, out: &mut Vec<Action>) {
+        let path = self.id;
+        match (is_held_back(self.state), is_held_back(to)) {
+            (false, true) => out.push(Action::SetPathFlags {
+                path,
+                flags: Flags::HELD,
+            }),
+            (true, false) => {
+                self.cleared_ns = now_ns;
+                out.push(Action::LiftLatch { path });
+                out.push(Action::SetPathFlags {
+                    path,
+                    flags: Flags::NONE,
+                });
+            }
+            (true, true) | (false, false) => {}
+        }
+        if to == PathState::Held {
+            self.cleared_ns = now_ns;
+            self.clean_since_ns = now_ns;
+        }
+        (self.state, self.cause, self.since_ns) = (to, cause, now_ns);
+        self.tell_status(out);
+    }
+
+    /// Takes the uplink's flags. Proofs from before say nothing of after.
+    pub(super) fn set_uplink_flags(&mut self, flags: Flags, now_ns: u64) {
+        self.uplink_flags = flags;
+        self.answer_after_ns = now_ns;
+    }
+
+    /// An authentic reply.
+    pub(super) fn reply(&mut self, sequence: u32, rtt: Duration, at_ns: u64, now_ns: u64, out: &mut Vec<Action>) {
+        self.rtt.sample(rtt);
+        self.loss.answered(sequence);
+        self.tuner.answered(sequence);
+        if at_ns > self.proof_ns {
+            self.learn(at_ns, self.loss.sent_after(at_ns));
+        }
+        self.retune(now_ns, out);
+    }
+
+    /// The kernel's word on the last proof. An older one than is known here was read before the newer was stored.
+    pub(super) fn learn(&mut self, proof_ns: u64, unanswered: u64) {
+        if proof_ns >= self.proof_ns {
+            (self.proof_ns, self.unanswered) = (proof_ns, unanswered);
+        }
+    }
+
+    /// A probe left.
+    pub(super) fn probe_sent(&mut self, sequence: u32, at_ns: u64) {
+        self.loss.sent(sequence, at_ns);
+        self.asked_ns = self.asked_ns.max(at_ns);
+        self.unanswered = self.unanswered.saturating_add(u64::from(at_ns > self.proof_ns));
+    }
+
+    /// A probe did not leave: what was not sent cannot be missing.
+    pub(super) fn probe_failed(&mut self, sequence: u32) {
+        self.loss.forget(sequence);
+        self.refused += 1;
+    }
+
+    /// Whatever follows from the passing of time alone, except the state.
+    pub(super) fn pass_time(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        self.loss.expire(now_ns, &self.rtt);
+        self.retune(now_ns, out);
+        self.tell_status(out);
+    }
+
+    /// Sends a probe if one is due.
+    pub(super) fn probe_if_due(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        if self.is_usable() && self.schedule.next_ns() <= now_ns {
+            self.probe(now_ns, out);
+        }
+    }
+
+    /// Sends a probe now. Should the path have gone unasked for a while, the thresholds go first: they must allow for the gap before
+    /// the kernel counts another unanswered probe.
+    pub(super) fn probe(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        self.tuner
+            .resume(self.sequence, now_ns, self.asked_ns, self.proof_ns, &self.rtt);
+        self.retune(now_ns, out);
+        out.push(Action::SendProbe {
+            path: self.id,
+            sequence: self.sequence,
+        });
+        self.sequence = self.sequence.wrapping_add(1);
+        self.schedule.advance(now_ns);
+    }
+
+    /// When time alone will change something here; `None` while its uplink is unusable.
+    pub(super) fn wakeup(&self, hold_down_ns: u64) -> Option<u64> {
+        if !self.is_usable() {
+            return None;
+        }
+        let thresholds = self.tuner.thresholds();
+        let suspect = || self.proof_ns.saturating_add(thresholds.suspect_after_ns());
+        let dead = || self.proof_ns.saturating_add(thresholds.dead_after_ns());
+        let dead = || (self.unanswered >= DEAD_MIN_UNANSWERED).then(dead);
+        let silence = match self.state {
+            PathState::Up => (self.unanswered >= SUSPECT_MIN_UNANSWERED).then(suspect),
+            // On probation an unclean moment is to be seen, once.
+            PathState::Held if self.clean_since_ns < suspect() => {
+                (self.unanswered >= SUSPECT_MIN_UNANSWERED).then(suspect)
+            }
+            PathState::Suspect | PathState::Held => dead(),
+            PathState::Down | PathState::Drained => None,
+        };
+        let clean = (self.state == PathState::Held && hold_down_ns > 0)
+            .then(|| self.clean_since_ns.saturating_add(hold_down_ns));
+        [Some(self.schedule.next_ns()), silence, clean]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether that moment has come.
+    pub(super) fn is_due(&self, due_ns: u64, hold_down_ns: u64) -> bool {
+        self.wakeup(hold_down_ns).is_some_and(|at_ns| at_ns <= due_ns)
+    }
+
+    pub(super) fn tell_status(&mut self, out: &mut Vec<Action>) {
+        let status = (self.state, self.loss.ppm());
+        if status != self.told {
+            self.told = status;
+            out.push(Action::SetStatus {
+                path: self.id,
+                state: status.0,
+                loss_ppm: status.1,
+            });
+        }
+    }
+
+    fn retune(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        if let Some(thresholds) = self.tuner.retune(now_ns, &self.rtt) {
+            out.push(Action::SetThresholds {
+                path: self.id,
+                thresholds,
+            });
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The engine's laws, on a virtual clock.
+//!
+//! | module | what it shows |
+//! |---|---|
+//! | [`table`] | where each event leads from each state |
+//! | [`sim`] | no test: the kernel's half, the network and the driver, small enough to be believed |
+//! | [`failover`] | what happens to traffic when paths die and come back |
+//! | [`starvation`] | what happens when the engine sleeps, or does not hear |
+//! | [`contract`] | what single inputs lead to, and in which order |
+//! | [`property`] | what holds whatever the inputs are |
+
+mod contract;
+mod failover;
+mod property;
+mod sim;
+mod starvation;
+mod table;

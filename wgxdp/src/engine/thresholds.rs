@@ -1,0 +1,254 @@
+//! How long a path may be silent before it is suspect, and before it is dead.
+//!
+//! Silence is measured from the arrival of the last answer. Probes leave every interval `I`; with a constant round trip, of whatever length, answers
+//! arrive every `I` too. So what matters is not the round trip but by how much one answer may come later than another: the **margin**.
+//!
+//! ```text
+//!   last answer      1st missing     2nd missing     3rd missing
+//!   ─────┼───────────────┼───────┬───────┼───────────────┼────┬──→ silence
+//!        0               I    1.5 I     2 I             3 I   │
+//!                                └ suspect_after = 1.5 I + m  └ dead_after = 3 I + m
+//!
+//!   m = max(I / 4, 2 ms, 4 × RTTVAR)          RTTVAR as in RFC 6298 section 2; before the first answer 4 × RTTVAR counts as 1 s
+//! ```
+//!
+//! - The floor `I / 4` is for our own prober: the third probe may leave that much late and still have its chance to be answered in time.
+//! - 4 × RTTVAR is for the network. With `I` = 20 ms a steady path is dead 65 ms after its last answer, be its round trip 0.2 ms or 200 ms.
+//! - A round trip that grows at once by less than 2 `I` + m never looks dead, and widens the margin at once. A path whose round trip grows at once by
+//!   more than that cannot be told from one that died, until the answers come after all.
+//!
+//! **A gap in the asking is a gap in the answers, one round trip later.** When the prober was starved (half an interval late or more),
+//! the silence is its own fault: both thresholds grow by the silence so far and the time an answer takes (SRTT + 4 × RTTVAR), until the first probe after
+//! the gap is answered, or should have been. This is granted once for each sign of life, so that a limping prober does not keep a dead path alive.
+//!
+//! Units: [`Thresholds`] hold microseconds; everything here is nanoseconds of CLOCK_MONOTONIC.
+
+use std::time::Duration;
+
+use wgxdp_common::liveness::Thresholds;
+
+use super::rtt::Rtt;
+
+/// The margin is never smaller: timers are no finer.
+const SMALLEST_MARGIN: Duration = Duration::from_millis(2);
+/// Smaller changes than this, and than a twentieth, are not worth a write.
+const NOTICEABLE: Duration = Duration::from_millis(1);
+
+/// The thresholds of one path, and what the kernel was last told of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tuner {
+    interval_ns: u64,
+    told: Thresholds,
+    gap: Option<Gap>,
+    /// When a gap was last granted; another one is after a sign of life since.
+    granted_ns: Option<u64>,
+}
+
+/// What is granted to a path that was not asked for a while.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    /// The first probe after the gap.
+    sequence: u32,
+    /// By how much both thresholds grow.
+    extra_ns: u64,
+    /// Until when.
+    until_ns: u64,
+}
+
+impl Tuner {
+    pub(super) fn new(interval_ns: u64) -> Self {
+        let told = steady(interval_ns, &Rtt::default());
+        Self {
+            interval_ns,
+            told,
+            gap: None,
+            granted_ns: None,
+        }
+    }
+
+    /// What the kernel was told, and both sides judge by.
+    pub(super) fn thresholds(&self) -> Thresholds {
+        self.told
+    }
+
+    /// A probe leaves: was the path not asked for too long?
+    pub(super) fn resume(&mut self, sequence: u32, now_ns: u64, asked_ns: u64, proof_ns: u64, rtt: &Rtt) {
+        let unasked_ns = now_ns.saturating_sub(asked_ns);
+        if 2 * unasked_ns < 3 * self.interval_ns || self.granted_ns.is_some_and(|granted_ns| proof_ns <= granted_ns) {
+            return;
+        }
+        let answer_ns = rtt.bound().as_nanos() as u64;
+        let extra_ns = unasked_ns.max(now_ns.saturating_sub(proof_ns)) + answer_ns;
+        let until_ns = now_ns + answer_ns + steady(self.interval_ns, rtt).dead_after_ns();
+        self.gap = Some(Gap {
+            sequence,
+            extra_ns,
+            until_ns,
+        });
+        self.granted_ns = Some(now_ns);
+    }
+
+    /// An answer came: a gap is over if the probe left after it.
+    pub(super) fn answered(&mut self, sequence: u32) {
+        // Sequence numbers wrap: the later of two is less than half the circle ahead.
+        self.gap = self
+            .gap
+            .filter(|gap| sequence.wrapping_sub(gap.sequence) > u32::MAX / 2);
+    }
+
+    /// The thresholds of this moment, if they differ noticeably from what the kernel was told.
+    pub(super) fn retune(&mut self, now_ns: u64, rtt: &Rtt) -> Option<Thresholds> {
+        self.gap = self.gap.filter(|gap| now_ns < gap.until_ns);
+        let steady = steady(self.interval_ns, rtt);
+        let wanted = self.gap.map_or(steady, |gap| stretch(steady, gap.extra_ns));
+        let (old_ns, new_ns) = (self.told.dead_after_ns(), wanted.dead_after_ns());
+        let worth_ns = (NOTICEABLE.as_nanos() as u64).max(old_ns / 20);
+        // The tightest thresholds are always told, so that they do not end up five per cent wide for ever.
+        let tightest = new_ns < old_ns && wanted == tightest(self.interval_ns);
+        (old_ns.abs_diff(new_ns) >= worth_ns || tightest).then(|| {
+            self.told = wanted;
+            wanted
+        })
+    }
+}
+
+/// The thresholds of a path that is asked regularly.
+fn steady(interval_ns: u64, rtt: &Rtt) -> Thresholds {
+    with_margin(interval_ns, rtt.variation().as_nanos() as u64)
+}
+
+fn tightest(interval_ns: u64) -> Thresholds {
+    with_margin(interval_ns, 0)
+}
+
+fn with_margin(interval_ns: u64, variation_ns: u64) -> Thresholds {
+    let margin_ns = variation_ns.max(interval_ns / 4).max(SMALLEST_MARGIN.as_nanos() as u64);
+    from_ns(interval_ns + interval_ns / 2 + margin_ns, 3 * interval_ns + margin_ns)
+}
+
+fn stretch(thresholds: Thresholds, extra_ns: u64) -> Thresholds {
+    from_ns(
+        thresholds.suspect_after_ns() + extra_ns,
+        thresholds.dead_after_ns() + extra_ns,
+    )
+}
+
+fn from_ns(suspect_after_ns: u64, dead_after_ns: u64) -> Thresholds {
+    let us = |ns: u64| u32::try_from(ns.div_ceil(1000)).unwrap_or(u32::MAX);
+    Thresholds::new(us(suspect_after_ns), us(dead_after_ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: u64 = 1_000_000;
+    const INTERVAL: u64 = 20 * MS;
+
+    fn after(samples: impl IntoIterator<Item = Duration>) -> (Tuner, Rtt) {
+        let (mut tuner, mut rtt) = (Tuner::new(INTERVAL), Rtt::default());
+        for sample in samples {
+            rtt.sample(sample);
+            tuner.retune(0, &rtt);
+        }
+        (tuner, rtt)
+    }
+
+    #[test]
+    fn a_steady_path_is_dead_after_three_intervals_and_a_quarter_be_it_near_or_far() {
+        for us in [200, 20_000, 200_000] {
+            let (tuner, _) = after((0..100).map(|_| Duration::from_micros(us)));
+            assert_eq!(
+                tuner.thresholds(),
+                Thresholds::new(35_000, 65_000),
+                "round trip {us} µs"
+            );
+        }
+    }
+
+    #[test]
+    fn a_path_that_never_answered_is_given_a_second_more() {
+        assert_eq!(Tuner::new(INTERVAL).thresholds(), Thresholds::new(1_030_000, 1_060_000));
+    }
+
+    #[test]
+    fn a_jump_of_the_round_trip_widens_the_margin_at_once() {
+        let near = (0..100).map(|_| Duration::from_millis(20));
+        let (tuner, _) = after(near.chain([Duration::from_millis(60)]));
+        assert!(
+            tuner.thresholds().dead_after_ns() >= 100 * MS,
+            "{:?}",
+            tuner.thresholds()
+        );
+    }
+
+    #[test]
+    fn a_change_that_nobody_would_notice_is_not_told() {
+        let (mut tuner, mut rtt) = after((0..100).map(|_| Duration::from_millis(200)));
+        for us in [200_100, 199_900, 200_200, 200_000] {
+            rtt.sample(Duration::from_micros(us));
+            assert_eq!(tuner.retune(0, &rtt), None);
+        }
+    }
+
+    #[test]
+    fn a_gap_in_the_asking_stretches_both_thresholds_until_a_probe_after_it_is_answered() {
+        let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(200)));
+        let now = 100_000 * MS;
+        tuner.resume(1000, now, now - 60_000 * MS, now - 59_800 * MS, &rtt);
+        let told = tuner.retune(now, &rtt).expect("stretched");
+        assert!(
+            told.dead_after_ns() >= 60_265 * MS && told.suspect_after_ns() >= 60_235 * MS,
+            "{told:?}"
+        );
+        tuner.answered(999);
+        assert_eq!(
+            tuner.retune(now + MS, &rtt),
+            None,
+            "a probe from before the gap says nothing of it"
+        );
+        tuner.answered(1000);
+        assert_eq!(
+            tuner.retune(now + 200 * MS, &rtt),
+            Some(Thresholds::new(35_000, 65_000))
+        );
+    }
+
+    #[test]
+    fn a_gap_is_over_when_its_first_probe_should_have_been_answered_and_none_is_granted_without_a_sign_of_life() {
+        let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(200)));
+        let (now, proof) = (100_000 * MS, 40_200 * MS);
+        tuner.resume(1000, now, now - 60_000 * MS, proof, &rtt);
+        assert!(tuner.retune(now + 264 * MS, &rtt).is_some(), "still stretched");
+        assert_eq!(
+            tuner.retune(now + 266 * MS, &rtt),
+            Some(Thresholds::new(35_000, 65_000))
+        );
+        tuner.resume(1001, now + 300 * MS, now, proof, &rtt);
+        assert_eq!(tuner.retune(now + 300 * MS, &rtt), None, "no sign of life since");
+        tuner.resume(1001, now + 300 * MS, now, now + MS, &rtt);
+        assert!(tuner.retune(now + 300 * MS, &rtt).is_some(), "alive since");
+    }
+
+    #[test]
+    fn a_prober_that_is_a_little_late_is_granted_nothing() {
+        let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(1)));
+        tuner.resume(7, 100 * MS, 100 * MS - 29 * MS, 72 * MS, &rtt);
+        assert_eq!(tuner.retune(100 * MS, &rtt), None);
+    }
+
+    proptest! {
+        #[test]
+        fn suspicion_comes_before_death_and_nothing_overflows(interval_ms in 1u64..100_000, rtt_ns: u64, now: u64, asked: u64, proof: u64) {
+            let (mut tuner, mut rtt) = (Tuner::new(interval_ms * MS), Rtt::default());
+            rtt.sample(Duration::from_nanos(rtt_ns));
+            let (now, asked, proof) = (now / 4, asked / 4, proof / 4);
+            tuner.resume(1, now, asked, proof, &rtt);
+            tuner.retune(now, &rtt);
+            let told = tuner.thresholds();
+            prop_assert!(told.suspect_after_ns() <= told.dead_after_ns());
+            prop_assert!(told.dead_after_ns() >= 3 * interval_ms * MS);
+        }
+    }
+}

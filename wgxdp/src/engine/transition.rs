@@ -1,0 +1,199 @@
+//! The states of a path and what moves it between them. This is the one place that says so:
+//!
+//! | | silent | dead, flagged | answered, not needed | answered, needed | clean | needed |
+//! |---|---|---|---|---|---|---|
+//! | **up** | suspect | down | · | · | · | · |
+//! | **suspect** | · | down | up | up | · | · |
+//! | **down** | · | · | held | up | · | · |
+//! | **held** | · | down | · | · | up | up |
+//! | **drained** | · | · | · | · | · | · |
+//!
+//! A path is *needed* when no other path of its peer is up or suspect: a path on probation is better than none, so a peer's only path is never held.
+
+use std::time::Duration;
+
+use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::liveness::Flags;
+use wgxdp_common::table::PathState;
+
+/// What can happen to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Silent for longer than usual.
+    Silent,
+    /// Silent for too long, by the rule that the kernel judges by.
+    Dead,
+    /// Its uplink cannot carry anything.
+    Flagged,
+    /// It proved itself.
+    Answered {
+        /// No other path of the peer is up or suspect.
+        needed: bool,
+    },
+    /// It stayed clean for the whole hold-down.
+    Clean,
+    /// The last other path that was up or suspect is not any more.
+    Needed,
+}
+
+/// Where an event leads; `None`: nowhere.
+pub(super) fn next(state: PathState, event: Event) -> Option<PathState> {
+    use Event::{Answered, Clean, Dead, Flagged, Needed, Silent};
+    use PathState::{Down, Drained, Held, Suspect, Up};
+    match (state, event) {
+        (Up, Silent) => Some(Suspect),
+        (Up | Suspect | Held, Dead | Flagged) => Some(Down),
+        (Suspect, Answered { .. }) | (Down, Answered { needed: true }) | (Held, Clean | Needed) => Some(Up),
+        (Down, Answered { needed: false }) => Some(Held),
+        (Up, Answered { .. } | Clean | Needed)
+        | (Suspect, Silent | Clean | Needed)
+        | (Down, Silent | Dead | Flagged | Clean | Needed)
+        | (Held, Silent | Answered { .. })
+        | (Drained, Silent | Dead | Flagged | Answered { .. } | Clean | Needed) => None,
+    }
+}
+
+/// Whether `steer` must pass over a path in this state even when it answers.
+pub(super) fn is_held_back(state: PathState) -> bool {
+    match state {
+        PathState::Down | PathState::Held => true,
+        PathState::Up | PathState::Suspect | PathState::Drained => false,
+    }
+}
+
+/// Whether a path in this state can carry the peer's packets.
+pub(super) fn carries(state: PathState) -> bool {
+    match state {
+        PathState::Up | PathState::Suspect => true,
+        PathState::Down | PathState::Held | PathState::Drained => false,
+    }
+}
+
+/// Why a path is in its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Given credit when the daemon started.
+    Started,
+    /// Silent for this long.
+    Silence(Duration),
+    /// Its uplink lost carrier.
+    NoCarrier,
+    /// Its uplink was set down by the administrator.
+    AdminDown,
+    /// Its uplink's device does not exist, or has no address of the endpoint's family.
+    Absent,
+    /// It proved itself.
+    Answered,
+    /// It proved itself, and must stay clean this long before traffic returns.
+    OnProbation(Duration),
+    /// It stayed clean this long.
+    HoldDownOver(Duration),
+    /// It is on probation still, but no other path of the peer is better.
+    NothingBetter,
+}
+
+impl Cause {
+    /// Why an uplink with these flags carries nothing; `None` if it does.
+    pub(super) fn of_flags(flags: Flags) -> Option<Self> {
+        let causes = [
+            (Flags::ABSENT, Self::Absent),
+            (Flags::ADMIN_DOWN, Self::AdminDown),
+            (Flags::NO_CARRIER, Self::NoCarrier),
+        ];
+        causes
+            .into_iter()
+            .find_map(|(flag, cause)| flags.any_of(flag).then_some(cause))
+    }
+
+    /// Under what a move of the peer's traffic for this cause is counted.
+    #[must_use]
+    pub fn move_reason(self) -> MoveReason {
+        match self {
+            Self::Silence(_) => MoveReason::Silence,
+            Self::NoCarrier => MoveReason::NoCarrier,
+            Self::AdminDown => MoveReason::AdminDown,
+            Self::Absent => MoveReason::Absent,
+            Self::Started | Self::Answered | Self::OnProbation(_) | Self::HoldDownOver(_) | Self::NothingBetter => {
+                MoveReason::Recovery
+            }
+        }
+    }
+}
+
+/// Why a peer's traffic moved from one path to another, as metrics count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MoveReason {
+    /// The path that carried it fell silent.
+    Silence,
+    /// Its uplink lost carrier.
+    NoCarrier,
+    /// Its uplink was set down by the administrator.
+    AdminDown,
+    /// Its uplink is gone.
+    Absent,
+    /// A better path, or the only one, came back.
+    Recovery,
+}
+
+impl MoveReason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Silence,
+        Self::NoCarrier,
+        Self::AdminDown,
+        Self::Absent,
+        Self::Recovery,
+    ];
+
+    /// The word that users see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Silence => "silence",
+            Self::NoCarrier => "no_carrier",
+            Self::AdminDown => "admin_down",
+            Self::Absent => "absent",
+            Self::Recovery => "recovery",
+        }
+    }
+}
+
+/// How often a peer's traffic moved, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failovers([u64; MoveReason::ALL.len()]);
+
+impl Failovers {
+    /// Moves for this reason.
+    #[must_use]
+    pub fn get(&self, reason: MoveReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Every reason with its number of moves.
+    pub fn iter(&self) -> impl Iterator<Item = (MoveReason, u64)> + '_ {
+        MoveReason::ALL.into_iter().map(|reason| (reason, self.get(reason)))
+    }
+
+    pub(super) fn count(&mut self, reason: MoveReason) {
+        self.0[reason as usize] += 1;
+    }
+}
+
+/// One path's change of state, and what it means for its peer's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The peer.
+    pub peer: PeerId,
+    /// The path.
+    pub path: PathId,
+    /// The state it left.
+    pub from: PathState,
+    /// The state it is in.
+    pub to: PathState,
+    /// Why.
+    pub cause: Cause,
+    /// Who carries the peer's traffic from now on; `None`: no path is left, all are tried.
+    pub now_on: Option<PathId>,
+    /// Whether it was this change that put the traffic there.
+    pub moved: bool,
+}
