@@ -1,1 +1,3 @@
 //! wgxdp's daemon, as a library: everything but the command line.
+
+pub mod host;
