@@ -1,10 +1,12 @@
 //! Next hops that the kernel keeps resolved.
 //!
-//! A packet redirected to a next hop whose neighbour is not resolved is lost, and with it five seconds of a WireGuard handshake. A *managed* neighbour (`NTF_EXT_MANAGED`,
-//! kernel 5.16) is resolved before anything is sent, and again whenever that fails. The kernel forgets it when its device goes down or loses carrier:
-//! [`Neighbours::settle`] has to be called after each such change.
+//! A packet redirected to a next hop whose neighbour is not resolved is lost, and with it five seconds of a WireGuard handshake.
+//! A *managed* neighbour (`NTF_EXT_MANAGED`, kernel 5.16) is resolved before anything is sent, and again whenever that fails. The
+//! kernel forgets it when its device goes down or loses carrier, and when somebody flushes neighbours, and it tells nobody who does
+//! not listen to every neighbour of the host: [`Neighbours::settle`] is to be called with every [`super::view::View`], and now and then.
 //!
-//! A neighbour that is somebody's static entry, or managed by somebody else, is resolved already and left alone: to manage it would make it ours.
+//! A neighbour that is somebody's static entry, or managed by somebody else, is resolved already and left alone: to manage it would
+//! make it ours.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -103,8 +105,8 @@ impl Neighbours {
         }
     }
 
-    /// Has exactly these (device index, next hop) managed: installs those that the kernel does not have, or has no more, and releases the others. Returns
-    /// the newly installed.
+    /// Has exactly these (device index, next hop) managed: installs those that the kernel does not have, or has no more, and
+    /// releases the others. Returns the newly installed.
     ///
     /// # Errors
     /// What the kernel refused; a device that is gone or down is not an error, its next hops are simply not managed.

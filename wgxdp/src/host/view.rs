@@ -1,12 +1,13 @@
 //! All devices with their addresses and gateways at one instant.
 //!
-//! **Addresses**, best first. IPv4: in the kernel's order, primary before secondary, those of the whole internet before those of the link alone,
-//! deprecated ones last. IPv6: global ones that have passed duplicate detection; preferred before deprecated, stable before temporary (RFC 8981), since
-//! a path's address should last, and others before unique-local (RFC 4193).
+//! **Addresses**, best first. IPv4: in the kernel's order, primary before secondary, those of the whole internet before those
+//! of the link alone, deprecated ones last. IPv6: global ones that have passed duplicate detection; preferred before deprecated,
+//! stable before temporary (RFC 8981), since a path's address should last, and others before unique-local (RFC 4193).
 //!
-//! **Gateways**: the next hop of the default route by that device, over all tables but [ours](super::TABLE), lowest metric first, then the main table. Multipath
-//! routes count for each of their devices. A default route without a next hop (tun, PPP) gives no gateway, and neither does an IPv4 route
-//! whose next hop is an IPv6 address (RFC 5549), which cannot be written into an uplink's entry.
+//! **Gateways**: the next hop of the default route by that device, over all tables but [ours](super::TABLE), lowest metric first,
+//! then the main table. Multipath routes count for each of their devices. A default route without a next hop (tun, PPP) gives no
+//! gateway, and neither does an IPv4 route whose next hop is an IPv6 address (RFC 5549), which cannot be written into an uplink's
+//! entry.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,18 +1,19 @@
 //! Watch first, then dump, then tell what changed, and resync for ever.
 //!
 //! ```text
-//! notifications ──► link up/down/gone ─────────────────────────────────► LinkChanged, LinkGone      at once, from the notification itself
-//!        │
-//!        ├────────► anything that a View shows ──► dirty ──► dump ──────► View                       a few ms after the last, or a few tens after the first
-//!        ├────────► somebody touched our rules, routes, anchor ─────────► OursTouched                likewise
-//!        └────────► lost notifications (ENOBUFS) ──► all of the above
+//! notifications ─┬─ of a link's state ───────────► LinkChanged, LinkGone    at once, from the notification itself
+//!                ├─ of what a View shows ─► dump ─► View                     a few ms after the last one,
+//!                ├─ of our rules, routes, anchor ─► OursTouched              a few tens after the first one
+//!                └─ lost (ENOBUFS) ──────────────► View, OursTouched
 //! ```
 //!
 //! - The socket listens before the first dump, so that no change falls between.
-//! - A [`View`] never contradicts the latest [`Event::LinkChanged`] about a link's state: a dump may be older than a notification that was read while it ran.
-//! - Dumps take at most half of the time, however large the tables are and however often they change. Notifications about routes other than defaults
-//!   cost a glance at their header.
-//! - All of it is bounded: events wait in a short queue, and while that is full, notifications wait in the socket, where the kernel drops them and says so.
+//! - A [`View`] never contradicts the latest [`Event::LinkChanged`] about a link's state: a dump may be older than a notification
+//!   that was read while it ran.
+//! - Dumps take at most half of the time, however large the tables are and however often they change. Notifications about routes
+//!   other than defaults cost a glance at their header.
+//! - All of it is bounded: events wait in a short queue, and while that is full, notifications wait in the socket, where the kernel
+//!   drops them and says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -409,7 +410,8 @@ async fn timed_view(netlink: Netlink) -> (Result<View>, Duration) {
     (view, begin.elapsed())
 }
 
-/// Whether a notification is worth parsing: of routes, only those of length 0 are, or those in a table whose number is too large for the header, as ours is.
+/// Whether a notification is worth parsing: of routes, only those of length 0 are, and those in a table whose number is too
+/// large for the header, as ours is.
 fn is_relevant(message_type: u16, payload: &[u8]) -> bool {
     const LONG_TABLE: u8 = 252;
     match message_type {

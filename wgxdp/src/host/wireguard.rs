@@ -2,8 +2,9 @@
 //!
 //! Nothing here configures a tunnel. The one thing that is written is an endpoint that the peer has already: see [`refresh_endpoint`].
 //!
-//! These functions block for as long as the implementation takes to answer; call them where that does no harm (`spawn_blocking`). They look for interfaces in the network
-//! namespace of the calling thread; UAPI sockets belong to the mount namespace, so that with several network namespaces names must be unique.
+//! These functions block for as long as the implementation takes to answer; call them where that does no harm (`spawn_blocking`).
+//! They look for interfaces in the network namespace of the calling thread; UAPI sockets belong to the mount namespace, so that with
+//! several network namespaces names must be unique.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -177,8 +178,15 @@ fn merge(parts: Vec<PeerInfo>) -> Vec<Peer> {
 
 /// Sets a peer's endpoint to the value that it has, so that WireGuard forgets the source address that it has been using with it.
 ///
-/// WireGuard answers from the address and device on which it last heard of a peer. What it learned before the anchor was engaged would
-/// keep its packets on one uplink, with that uplink's address; what it learned from the anchor would make them fail once the anchor is gone.
+/// WireGuard answers from the address and device on which it last heard of a peer. With wireguard-go 0.0.20220316:
+///
+/// - what it learned before the anchor was engaged keeps its packets on that uplink, with that uplink's address, for as long as the
+///   peer answers there: rules and routes alone never move them. Refreshed, the next packet goes to the anchor;
+/// - what it learned from the anchor makes its packets fail once the anchor is gone, for 15 s: then it gives up and starts anew.
+///   Refreshed, the next packet leaves by the uplink.
+///
+/// So endpoints are to be refreshed after [engaging](super::anchor::Anchor::engage), after [removing](super::anchor::remove), and after a
+/// repair that made the device anew.
 ///
 /// A peer that has been removed meanwhile stays removed: the request is one to update only.
 ///
@@ -218,7 +226,7 @@ fn set_in_kernel(interface: &str, peer: &Key, endpoint: SocketAddr) -> io::Resul
     netlink_request::netlink_request_genl(message, Some(NLM_F_REQUEST | NLM_F_ACK)).map(drop)
 }
 
-fn set_in_userspace(interface: &str, peer: &Key, endpoint: SocketAddr) -> io::Result<()> {
+pub(super) fn set_in_userspace(interface: &str, peer: &Key, endpoint: SocketAddr) -> io::Result<()> {
     let mut socket = UnixStream::connect(socket_path(interface))?;
     socket.set_read_timeout(Some(ANSWER_WITHIN))?;
     socket.set_write_timeout(Some(ANSWER_WITHIN))?;

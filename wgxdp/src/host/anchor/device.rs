@@ -1,15 +1,18 @@
 //! The device `wgxdp0`: a dummy, or where the kernel has none, one end of a veth pair.
 //!
-//! It resolves no neighbours, so that nothing can fail before `steer` sees a packet; it is always up; and it takes packets of any size, so that the
-//! kernel fragments nothing before the uplink is known. It carries two addresses which packets leave with only on their way to `steer`:
+//! It resolves no neighbours, so that nothing can fail before `steer` sees a packet; it is always up; and it takes packets
+//! of any size, so that the kernel fragments nothing before the uplink is known. It carries two addresses, which packets
+//! have only on their way to `steer`:
 //!
 //! - `192.0.0.8/32`, the IPv4 dummy address (RFC 7600), of scope host, so that the kernel never picks it for anything else;
 //! - a unique-local `/128` (RFC 4193), deprecated from the start (RFC 4862), so that any other address is preferred for anything else.
 //!
-//! The far end of a veth pair must be up, or `wgxdp0` has no carrier. What `steer` passes arrives there, and must go no further: with the smallest MTU there
-//! is, the far end is too small for IPv6 to exist on it and for the packets of a tunnel to enter it.
+//! The far end of a veth pair must be up, or `wgxdp0` has no carrier. What `steer` passes arrives there, and must go no
+//! further: with the smallest MTU there is, the far end is too small for IPv6 to exist on it, and for the packets of a tunnel
+//! to enter it.
 //!
-//! **Ours** is a device with our [`ALIAS`], or, in the instant between its creation and its naming, one with our link-layer address and no alias.
+//! **Ours** is a device with our [`ALIAS`], or, in the instant between its creation and its naming, one with our link-layer
+//! address and no alias.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -129,10 +132,12 @@ pub(super) async fn settle(netlink: &Netlink) -> Result<(Device, Vec<String>)> {
     ))
 }
 
-/// Deletes every device of ours. Returns their names (a veth's far end goes with it).
+/// Deletes every device of ours. Returns their names, without that of a veth's far end, which goes with it.
 pub(super) async fn remove(netlink: &Netlink) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    for link in view::links(netlink).await?.into_iter().filter(is_ours) {
+    let mut ours: Vec<Link> = view::links(netlink).await?.into_iter().filter(is_ours).collect();
+    ours.sort_by(|one, other| one.name.cmp(&other.name));
+    for link in ours {
         if delete(netlink, link.index).await? {
             removed.push(link.name);
         }

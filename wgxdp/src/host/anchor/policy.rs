@@ -194,12 +194,8 @@ pub(super) async fn rules(netlink: &Netlink) -> Result<Vec<RuleMessage>> {
 pub(in super::super) fn is_our_rule(rule: &RuleMessage) -> bool {
     let protocol = rule
         .attributes
-        .iter()
-        .any(|attribute| *attribute == RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-    let table = rule
-        .attributes
-        .iter()
-        .any(|attribute| *attribute == RuleAttribute::Table(TABLE));
+        .contains(&RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+    let table = rule.attributes.contains(&RuleAttribute::Table(TABLE));
     protocol && table && rule.header.action == RuleAction::ToTable
 }
 

@@ -1,4 +1,5 @@
-//! Laws of the host adapters, on the running kernel: each test in a network and mount namespace of its own, judged by what the commands `ip` and `wg` say.
+//! Laws of the host adapters, on the running kernel: each test in a network and mount namespace of its own, judged by what the
+//! commands `ip` and `wg` say.
 
 use std::future::Future;
 use std::process::Command;
@@ -48,7 +49,7 @@ fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'stati
         runtime.block_on(async {
             tokio::time::timeout(TEST_WITHIN, test())
                 .await
-                .expect("the test takes too long")
+                .expect("the test takes too long");
         });
     };
     if let Err(panic) = std::thread::spawn(body).join() {
