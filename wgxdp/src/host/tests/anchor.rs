@@ -23,14 +23,19 @@ fn uplink() {
     ip("-6 route add default via 2001:db8:1::1 dev up0");
 }
 
-/// Waits until the kernel has done what it does by itself after a device came up.
+/// Everything, once the kernel has done what it does a little after the fact: carrier to operational state, IPv6 addresses to routes.
 async fn settled() -> String {
     let quiet = || {
-        let tentative = ip("-6 address show tentative");
-        let up = ip("link show up0").contains("state UP");
-        (tentative.is_empty() && up).then(everything)
+        let all = everything();
+        let pairs = ["up0@", "wgxdp0@", "wgxdp0p@"];
+        let links_settled = all
+            .lines()
+            .filter(|line| pairs.iter().any(|name| line.contains(name)))
+            .all(|line| line.contains("state UP"));
+        let address = all.contains("inet6 fd5e:9a1c:7d42::8") == all.contains("local fd5e:9a1c:7d42::8");
+        (links_settled && address && ip("-6 address show tentative").is_empty()).then_some(all)
     };
-    wait_for("link-local addresses", quiet).await
+    wait_for("the kernel to settle", quiet).await
 }
 
 #[test]
@@ -40,7 +45,7 @@ fn engaging_disengaging_and_removing_leaves_everything_as_it_was() {
         let before = settled().await;
         let netlink = Netlink::connect().unwrap();
         let mut anchor = Anchor::raise(&netlink).await.unwrap();
-        let raised = everything();
+        let raised = settled().await;
         anchor.engage(&ports(&[51820, 51821])).await.unwrap();
         assert_ne!(everything(), raised);
         anchor.disengage().await.unwrap();
@@ -95,7 +100,7 @@ fn raising_twice_adopts_the_device_and_changes_nothing() {
     in_namespace(|| async {
         let netlink = Netlink::connect().unwrap();
         let first = Anchor::raise(&netlink).await.unwrap();
-        let raised = everything();
+        let raised = settled().await;
         let second = Anchor::raise(&netlink).await.unwrap();
         assert_eq!((first.index(), first.mac()), (second.index(), second.mac()));
         assert_eq!(everything(), raised);
@@ -281,7 +286,7 @@ fn repair_adds_exactly_what_is_missing_and_says_so() {
             Vec::<String>::new(),
             "nothing was missing"
         );
-        let whole = everything();
+        let whole = settled().await;
         let harms = [
             ("rule delete pref 872", "ip rule ipproto udp sport 51820"),
             ("-6 rule delete pref 871", "ip -6 rule from fd5e:9a1c:7d42::8"),
