@@ -1,0 +1,302 @@
+//! Tunnels and their peers, of the kernel and of user-space implementations (UAPI socket `/var/run/wireguard/NAME.sock`).
+//!
+//! Nothing here configures a tunnel. The one thing that is written is an endpoint that the peer has already: see [`refresh_endpoint`].
+//!
+//! These functions block for as long as the implementation takes to answer; call them where that does no harm (`spawn_blocking`).
+//! They look for interfaces in the network namespace of the calling thread; UAPI sockets belong to the mount namespace, so that with
+//! several network namespaces names must be unique.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
+use netlink_packet_generic::GenlMessage;
+use netlink_packet_wireguard::constants::WGPEER_F_UPDATE_ONLY;
+use netlink_packet_wireguard::nlas::{WgDeviceAttrs, WgPeer, WgPeerAttrs};
+use netlink_packet_wireguard::{Wireguard, WireguardCmd};
+use wireguard_control::{Device, InterfaceName, Key, PeerInfo};
+
+/// The longest that a user-space implementation may take to set an endpoint.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a tunnel cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such interface.
+    #[error("there is no interface {interface}")]
+    NoSuchInterface {
+        /// The interface.
+        interface: String,
+    },
+    /// The interface is something else.
+    #[error("{interface} is not a WireGuard interface but {kind}")]
+    NotWireGuard {
+        /// The interface.
+        interface: String,
+        /// What it is, as `ip -d link` names it.
+        kind: String,
+    },
+    /// No interface can have this name.
+    #[error("{interface:?} cannot be the name of an interface: {reason}")]
+    InvalidName {
+        /// The name.
+        interface: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The caller may not.
+    #[error("not permitted to read {interface} (needs CAP_NET_ADMIN; for user-space WireGuard access to its socket)")]
+    NotPermitted {
+        /// The interface.
+        interface: String,
+    },
+    /// The user-space implementation does not answer.
+    #[error("nobody answers on {}: is the WireGuard process of {interface} running?", socket.display())]
+    NobodyThere {
+        /// The interface.
+        interface: String,
+        /// Its socket.
+        socket: PathBuf,
+    },
+    /// Something else went wrong while talking to the implementation.
+    #[error("cannot talk to WireGuard about {interface}: {source}")]
+    Failed {
+        /// The interface.
+        interface: String,
+        /// What.
+        source: io::Error,
+    },
+}
+
+/// Who implements a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The kernel.
+    Kernel,
+    /// A process such as wireguard-go.
+    Userspace,
+}
+
+/// A WireGuard interface. Its private key is not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The interface.
+    pub name: String,
+    /// The UDP port it listens on; `None` before it has one.
+    pub listen_port: Option<u16>,
+    /// The mark of its packets; 0 for none.
+    pub fwmark: u32,
+    /// Its public key; `None` before it has one.
+    pub public_key: Option<Key>,
+    /// Who implements it.
+    pub backend: Backend,
+    /// Its peers, in the implementation's order.
+    pub peers: Vec<Peer>,
+}
+
+/// A peer of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// By which it is known.
+    pub public_key: Key,
+    /// Where it is, as far as WireGuard knows.
+    pub endpoint: Option<SocketAddr>,
+    /// When it last completed a handshake.
+    pub last_handshake: Option<SystemTime>,
+    /// Bytes received from it.
+    pub rx_bytes: u64,
+    /// Bytes sent to it.
+    pub tx_bytes: u64,
+    /// The interval of its keepalives.
+    pub persistent_keepalive: Option<Duration>,
+}
+
+impl Peer {
+    fn new(info: PeerInfo) -> Self {
+        let keepalive = info.config.persistent_keepalive_interval.filter(|seconds| *seconds > 0);
+        Self {
+            public_key: info.config.public_key,
+            endpoint: info.config.endpoint,
+            last_handshake: info.stats.last_handshake_time,
+            rx_bytes: info.stats.rx_bytes,
+            tx_bytes: info.stats.tx_bytes,
+            persistent_keepalive: keepalive.map(|seconds| Duration::from_secs(seconds.into())),
+        }
+    }
+}
+
+/// What became of an endpoint that was to be refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refreshed {
+    /// Done.
+    Done,
+    /// The tunnel has no such peer (any more).
+    NoSuchPeer,
+    /// The peer has another endpoint by now, which was learned with a source address of its own.
+    Moved,
+}
+
+/// Reads a tunnel.
+///
+/// # Errors
+/// See [`Error`].
+pub fn read(interface: &str) -> Result<Tunnel, Error> {
+    let name = parse(interface)?;
+    let backend = backend(interface)?;
+    let device = match backend {
+        Backend::Kernel => Device::get(&name, wireguard_control::Backend::Kernel),
+        Backend::Userspace => Device::get(&name, wireguard_control::Backend::Userspace),
+    };
+    let device = device.map_err(|source| failed(interface, backend, source))?;
+    Ok(Tunnel {
+        name: interface.into(),
+        listen_port: device.listen_port.filter(|port| *port != 0),
+        fwmark: device.fwmark.unwrap_or(0),
+        public_key: device.public_key.filter(|_| device.private_key.is_some()),
+        backend,
+        peers: merge(device.peers),
+    })
+}
+
+/// The kernel tells of a peer with many allowed addresses in several parts, of which only the first says more than the key.
+fn merge(parts: Vec<PeerInfo>) -> Vec<Peer> {
+    let mut seen = BTreeMap::new();
+    let mut peers = Vec::new();
+    for part in parts {
+        if let Entry::Vacant(place) = seen.entry(part.config.public_key.0) {
+            place.insert(());
+            peers.push(Peer::new(part));
+        }
+    }
+    peers
+}
+
+/// Sets a peer's endpoint to the value that it has, so that WireGuard forgets the source address that it has been using with it.
+///
+/// WireGuard answers from the address and device on which it last heard of a peer. With wireguard-go 0.0.20220316:
+///
+/// - what it learned before the anchor was engaged keeps its packets on that uplink, with that uplink's address, for as long as the
+///   peer answers there: rules and routes alone never move them. Refreshed, the next packet goes to the anchor;
+/// - what it learned from the anchor makes its packets fail once the anchor is gone, for 15 s: then it gives up and starts anew.
+///   Refreshed, the next packet leaves by the uplink.
+///
+/// So endpoints are to be refreshed after [engaging](super::anchor::Anchor::engage), after [removing](super::anchor::remove), and after a
+/// repair that made the device anew.
+///
+/// A peer that has been removed meanwhile stays removed: the request is one to update only.
+///
+/// # Errors
+/// See [`Error`].
+pub fn refresh_endpoint(interface: &str, peer: &Key, endpoint: SocketAddr) -> Result<Refreshed, Error> {
+    let tunnel = read(interface)?;
+    let Some(found) = tunnel.peers.iter().find(|found| found.public_key == *peer) else {
+        return Ok(Refreshed::NoSuchPeer);
+    };
+    if found.endpoint != Some(endpoint) {
+        return Ok(Refreshed::Moved);
+    }
+    let written = match tunnel.backend {
+        Backend::Kernel => set_in_kernel(interface, peer, endpoint),
+        Backend::Userspace => set_in_userspace(interface, peer, endpoint),
+    };
+    written
+        .map(|()| Refreshed::Done)
+        .map_err(|source| failed(interface, tunnel.backend, source))
+}
+
+fn set_in_kernel(interface: &str, peer: &Key, endpoint: SocketAddr) -> io::Result<()> {
+    let peer = WgPeer(vec![
+        WgPeerAttrs::PublicKey(peer.0),
+        WgPeerAttrs::Flags(WGPEER_F_UPDATE_ONLY),
+        WgPeerAttrs::Endpoint(endpoint),
+    ]);
+    let nlas = vec![
+        WgDeviceAttrs::IfName(interface.into()),
+        WgDeviceAttrs::Peers(vec![peer]),
+    ];
+    let message = GenlMessage::from_payload(Wireguard {
+        cmd: WireguardCmd::SetDevice,
+        nlas,
+    });
+    netlink_request::netlink_request_genl(message, Some(NLM_F_REQUEST | NLM_F_ACK)).map(drop)
+}
+
+pub(super) fn set_in_userspace(interface: &str, peer: &Key, endpoint: SocketAddr) -> io::Result<()> {
+    let mut socket = UnixStream::connect(socket_path(interface))?;
+    socket.set_read_timeout(Some(ANSWER_WITHIN))?;
+    socket.set_write_timeout(Some(ANSWER_WITHIN))?;
+    let key: String = peer.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    write!(
+        socket,
+        "set=1\npublic_key={key}\nupdate_only=true\nendpoint={endpoint}\n\n"
+    )?;
+    for line in BufReader::new(socket).lines() {
+        match line?.strip_prefix("errno=").map(str::parse) {
+            None => {}
+            Some(Ok(0)) => return Ok(()),
+            Some(Ok(errno)) => return Err(io::Error::from_raw_os_error(i32::abs(errno))),
+            Some(Err(_)) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+fn parse(interface: &str) -> Result<InterfaceName, Error> {
+    let name = interface.parse::<InterfaceName>();
+    name.map_err(|reason| Error::InvalidName {
+        interface: interface.into(),
+        reason: reason.to_string(),
+    })
+}
+
+fn socket_path(interface: &str) -> PathBuf {
+    PathBuf::from(format!("/var/run/wireguard/{interface}.sock"))
+}
+
+/// Who implements the interface, if it is a WireGuard interface at all.
+fn backend(interface: &str) -> Result<Backend, Error> {
+    let kind = link_kind(interface)?;
+    match kind.as_deref() {
+        Some("wireguard") => Ok(Backend::Kernel),
+        Some("tun") | None if socket_path(interface).exists() => Ok(Backend::Userspace),
+        kind => {
+            let kind = kind.map_or("a device without a kind".into(), |kind| {
+                format!("of the kind \"{kind}\"")
+            });
+            Err(Error::NotWireGuard {
+                interface: interface.into(),
+                kind,
+            })
+        }
+    }
+}
+
+/// What `ip -d link` calls the interface's kind; `None` where it has none, as devices of the hardware.
+fn link_kind(interface: &str) -> Result<Option<String>, Error> {
+    let link = super::netlink::link_now(interface);
+    match link {
+        Ok(link) => Ok(link.driver),
+        Err(source) if source.raw_os_error() == Some(libc::ENODEV) => Err(Error::NoSuchInterface {
+            interface: interface.into(),
+        }),
+        Err(source) => Err(failed(interface, Backend::Kernel, source)),
+    }
+}
+
+fn failed(interface: &str, backend: Backend, source: io::Error) -> Error {
+    let interface = interface.to_owned();
+    match (backend, source.raw_os_error()) {
+        (_, Some(libc::EPERM | libc::EACCES)) => Error::NotPermitted { interface },
+        (Backend::Kernel, Some(libc::ENODEV)) => Error::NoSuchInterface { interface },
+        (Backend::Userspace, Some(libc::ECONNREFUSED | libc::ENOENT)) => Error::NobodyThere {
+            socket: socket_path(&interface),
+            interface,
+        },
+        _ => Error::Failed { interface, source },
+    }
+}
