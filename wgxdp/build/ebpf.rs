@@ -38,6 +38,8 @@ fn try_build(features: &[&str]) -> Result<()> {
     let path = env::join_paths(std::iter::once(bin).chain(env::split_paths(&path)))?;
     // SAFETY: a build script's only thread; nothing else reads or writes the environment meanwhile.
     unsafe { env::set_var("PATH", path) };
+    // SAFETY: as above. Of the inner cargo only what is wrong is worth a line: aya-build shows each as a warning.
+    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
 
     for input in ["wgxdp-common", "wgxdp/build"] {
         println!("cargo:rerun-if-changed={}", workspace.join(input).display());

@@ -61,7 +61,9 @@ pub(crate) fn run(kernel: &Kernel, image: &Path, tests: &[GuestTest]) -> Result<
 
     let mut log = Log::new(tests.iter().map(|test| test.name.as_str()));
     let status = sh::stream(&mut command, |line| {
-        println!("{} | {line}", kernel.series);
+        if !line.is_empty() {
+            println!("{} | {line}", kernel.series);
+        }
         log.line(line);
     })?;
     let said = fs::read(&console).unwrap_or_default();
