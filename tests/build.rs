@@ -3,6 +3,8 @@
 #[path = "../wgxdp/build/ebpf.rs"]
 mod ebpf;
 
-fn main() -> anyhow::Result<()> {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     ebpf::build(&["lab"])
 }

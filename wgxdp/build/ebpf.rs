@@ -1,29 +1,45 @@
 //! Builds the BPF programs for a build script, with the pinned bpf-linker that `cargo xtask setup` installs.
 
+#[path = "toolchain.rs"]
+mod toolchain;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::ExitCode;
 use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail};
 use aya_build::{Package, Toolchain};
 
+use self::toolchain::Nightly;
+
 /// Builds the programs of `wgxdp-ebpf` with `features` into `OUT_DIR`, each under the name of its binary.
 ///
-/// # Errors
-/// Names `cargo xtask setup` where the tool-chain is not there, else what the compiler said.
-pub(crate) fn build(features: &[&str]) -> Result<()> {
+/// Where that fails, cargo shows the reason as its own error, which names `cargo xtask setup` if the tool-chain is not there.
+pub(crate) fn build(features: &[&str]) -> ExitCode {
+    let Err(error) = try_build(features) else {
+        return ExitCode::SUCCESS;
+    };
+    for line in format!("{error:#}").lines() {
+        println!("cargo::error={line}");
+    }
+    ExitCode::FAILURE
+}
+
+fn try_build(features: &[&str]) -> Result<()> {
     let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?)
         .join("..")
         .canonicalize()?;
     let tools = fs::read_to_string(workspace.join("wgxdp/build/bpf-linker.version"))?;
     let version = tools.trim();
     let bin = workspace.join(format!(".tools/bpf-linker-{version}/bin"));
-    require_toolchain(&bin)?;
+    let nightly = require_toolchain(&bin)?;
 
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(std::iter::once(bin).chain(env::split_paths(&path)))?;
     // SAFETY: a build script's only thread; nothing else reads or writes the environment meanwhile.
     unsafe { env::set_var("PATH", path) };
+    // SAFETY: as above. Of the inner cargo only what is wrong is worth a line: aya-build shows each as a warning.
+    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
 
     for input in ["wgxdp-common", "wgxdp/build"] {
         println!("cargo:rerun-if-changed={}", workspace.join(input).display());
@@ -36,12 +52,12 @@ pub(crate) fn build(features: &[&str]) -> Result<()> {
         no_default_features: true,
         features,
     };
-    aya_build::build_ebpf([package], Toolchain::Nightly)
+    aya_build::build_ebpf([package], Toolchain::Custom(nightly.name))
         .context("the BPF programs did not build; `cargo xtask setup` checks the tool-chain that builds them")
 }
 
 /// The one message of this kind that a plain `cargo build` on a fresh machine must give.
-fn require_toolchain(bin: &Path) -> Result<()> {
+fn require_toolchain(bin: &Path) -> Result<Nightly> {
     println!("cargo:rerun-if-changed={}", bin.display());
     if !bin.join("bpf-linker").exists() {
         bail!(
@@ -49,17 +65,12 @@ fn require_toolchain(bin: &Path) -> Result<()> {
             bin.display()
         );
     }
-    let sysroot = Command::new("rustup")
-        .args(["run", "nightly", "rustc", "--print", "sysroot"])
-        .output();
-    let sysroot = match sysroot {
-        Ok(output) if output.status.success() => PathBuf::from(String::from_utf8(output.stdout)?.trim()),
-        _ => bail!("no nightly Rust, which builds the BPF programs: run `cargo xtask setup`"),
-    };
-    if !sysroot.join("lib/rustlib/src/rust/library/core").exists() {
+    let nightly = Nightly::find().context("the BPF programs need a nightly Rust; `cargo xtask setup` sees to it")?;
+    if !nightly.has_rust_src() {
         bail!(
-            "the nightly Rust has no rust-src component, from which `core` is built for BPF: run `cargo xtask setup`"
+            "{} has no rust-src component, from which `core` is built for BPF: run `cargo xtask setup` once",
+            nightly.name
         );
     }
-    Ok(())
+    Ok(nightly)
 }

@@ -1,0 +1,144 @@
+//! One guest, from boot to power-off, bounded in time.
+//!
+//! The first serial line is the kernel's console and goes to a file; the second carries what init and the tests print, and
+//! is shown as it comes. The guest has no disk, no network card and no screen.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::kernel::Kernel;
+use super::serial::Log;
+use super::{GuestResult, GuestTest};
+use crate::sh;
+
+/// No guest runs longer.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Without hardware virtualisation a guest may stand still for seconds: its watchdogs would speak of us, not of it.
+const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 loglevel=5 panic=-1 oops=panic nowatchdog rcupdate.rcu_cpu_stall_suppress=1 rdinit=/init";
+
+/// How much of the kernel's console is shown when it had trouble.
+const CONSOLE_TAIL: usize = 60;
+
+/// Boots the kernel with the root in `image`.
+pub(crate) fn run(kernel: &Kernel, image: &Path, tests: &[GuestTest]) -> Result<GuestResult> {
+    let console = sh::target_dir().join(format!("vm/{}.console", kernel.release));
+    let qemu = sh::find_program("qemu-system-x86_64")
+        .context("qemu-system-x86_64 is not there: `cargo xtask setup` installs it")?;
+    let accelerator = if has_kvm() { "kvm" } else { "tcg,thread=multi" };
+    println!(
+        "{} in QEMU ({accelerator}); its console is in {}",
+        kernel.release,
+        console.display()
+    );
+
+    let words = sh::bounded(
+        LIMIT,
+        &qemu,
+        ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
+    );
+    let mut command = sh::command(&words[0], &words[1..]);
+    command.args([
+        "-accel",
+        accelerator,
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        "1536",
+        "-nic",
+        "none",
+    ]);
+    command.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(image);
+    command.args(["-append", KERNEL_ARGUMENTS]);
+    command.arg("-serial").arg(format!("file:{}", console.display()));
+    command.args(["-serial", "stdio"]);
+
+    let mut log = Log::new(tests.iter().map(|test| test.name.as_str()));
+    let status = sh::stream(&mut command, |line| {
+        if !line.is_empty() {
+            println!("{} | {line}", kernel.series);
+        }
+        log.line(line);
+    })?;
+    let said = fs::read(&console).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let mut failure = log.failure(&kernel.release);
+    if let Some(trouble) = trouble(&said) {
+        failure = Some(format!("the guest's kernel: {trouble}"));
+    } else if status.code() == Some(sh::TIMED_OUT) {
+        let why = failure.map_or_else(String::new, |why| format!(" ({why})"));
+        failure = Some(format!("the guest was still running after {} s{why}", LIMIT.as_secs()));
+    } else if !status.success() {
+        failure = Some(format!("QEMU failed ({status})"));
+    }
+    if trouble(&said).is_some() || !log.has_booted() {
+        println!("the end of {}:", console.display());
+        for line in tail(&said) {
+            println!("{} console | {line}", kernel.series);
+        }
+    }
+    Ok(GuestResult {
+        tally: log.tally(),
+        failure,
+    })
+}
+
+/// The first line in which the kernel complains of itself.
+fn trouble(console: &str) -> Option<&str> {
+    const SIGNS: [&str; 6] = [
+        "Kernel panic",
+        "BUG:",
+        "Oops",
+        "WARNING: CPU",
+        "general protection fault",
+        "Out of memory:",
+    ];
+    console
+        .lines()
+        .map(str::trim)
+        .find(|line| SIGNS.iter().any(|sign| line.contains(sign)))
+}
+
+/// From some lines before the first trouble, else the last lines.
+fn tail(console: &str) -> Vec<&str> {
+    let lines: Vec<&str> = console.lines().map(str::trim_end).collect();
+    let first = trouble(console).and_then(|trouble| lines.iter().position(|line| line.trim() == trouble));
+    let start = first.map_or(lines.len().saturating_sub(CONSOLE_TAIL), |line| line.saturating_sub(5));
+    lines[start..].iter().take(CONSOLE_TAIL).copied().collect()
+}
+
+/// Whether there is hardware virtualisation. /dev/kvm alone is no sign: it may be there, open, and not run a guest.
+fn has_kvm() -> bool {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = processor
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .unwrap_or_default();
+    flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
+        && OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_complaint_is_found_and_shown_with_what_came_before() {
+        let quiet: String = (0..100).map(|n| format!("[ {n}] fine\r\n")).collect();
+        assert_eq!(trouble(&quiet), None);
+        let loud = format!("{quiet}[ 100] BUG: kernel NULL pointer dereference\r\n[ 101] RIP: 0010:steer\r\n");
+        assert_eq!(trouble(&loud), Some("[ 100] BUG: kernel NULL pointer dereference"));
+        let shown = tail(&loud);
+        assert_eq!(
+            (shown.first(), shown.last()),
+            (Some(&"[ 95] fine"), Some(&"[ 101] RIP: 0010:steer"))
+        );
+        assert_eq!(tail(&quiet).len(), CONSOLE_TAIL);
+    }
+}
