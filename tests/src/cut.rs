@@ -50,6 +50,14 @@ impl Cut {
         }
     }
 
+    /// Whether packets are dropped by the router's impairment, and the branch's kernel notices nothing.
+    pub fn is_impairment(self) -> bool {
+        match self {
+            Self::Blackhole | Self::BlackholeUp | Self::BlackholeDown | Self::GatewaySilent => true,
+            Self::CarrierLoss | Self::AdminDown | Self::Delete => false,
+        }
+    }
+
     /// What it is, for a newcomer.
     pub fn describe(self) -> &'static str {
         match self {
@@ -134,7 +142,14 @@ impl Lab {
     /// # Errors
     /// What the kernel said.
     pub fn loss(&mut self, uplink: Uplink, per_mille: u16) -> Result<u64> {
-        self.lose(uplink, TO_HUB, Loss { egress: per_mille, ingress: per_mille })
+        self.lose(
+            uplink,
+            TO_HUB,
+            Loss {
+                egress: per_mille,
+                ingress: per_mille,
+            },
+        )
     }
 
     fn lose(&mut self, uplink: Uplink, device: &str, loss: Loss) -> Result<u64> {

@@ -52,7 +52,10 @@ impl Host {
         let namespaces = made
             .unwrap_or_else(|panic| panic::resume_unwind(panic))
             .with_context(|| format!("making the namespaces of host {name} (needs root)"))?;
-        let host = Self { name: name.to_owned(), namespaces: Arc::new(namespaces) };
+        let host = Self {
+            name: name.to_owned(),
+            namespaces: Arc::new(namespaces),
+        };
         host.ip(["link set lo up"])?;
         Ok(host)
     }
@@ -122,9 +125,13 @@ impl Host {
     /// # Errors
     /// The first line that failed.
     pub fn ip<L: AsRef<str>>(&self, lines: impl IntoIterator<Item = L>) -> Result<()> {
-        let batch = lines.into_iter().fold(String::new(), |batch, line| batch + line.as_ref() + "\n");
+        let batch = lines
+            .into_iter()
+            .fold(String::new(), |batch, line| batch + line.as_ref() + "\n");
         self.write("/run/ip.batch", &batch)?;
-        self.run("ip", &["-batch", "/run/ip.batch"]).map(|_| ()).with_context(|| format!("the batch was:\n{batch}"))
+        self.run("ip", &["-batch", "/run/ip.batch"])
+            .map(|_| ())
+            .with_context(|| format!("the batch was:\n{batch}"))
     }
 
     /// Writes `settings` below `/proc/sys`, as (`net/ipv4/ip_forward`, `1`).
@@ -135,7 +142,8 @@ impl Host {
         self.enter(|| {
             for (key, value) in settings {
                 let path = Path::new("/proc/sys").join(key);
-                fs::write(&path, value).with_context(|| format!("writing {value} to {} in {}", path.display(), self.name))?;
+                fs::write(&path, value)
+                    .with_context(|| format!("writing {value} to {} in {}", path.display(), self.name))?;
             }
             Ok(())
         })
@@ -146,7 +154,8 @@ impl Host {
     /// # Errors
     /// What the kernel said.
     pub fn write(&self, path: &str, contents: &str) -> Result<()> {
-        self.enter(|| fs::write(path, contents)).with_context(|| format!("writing {path} in {}", self.name))
+        self.enter(|| fs::write(path, contents))
+            .with_context(|| format!("writing {path} in {}", self.name))
     }
 }
 
@@ -157,7 +166,14 @@ fn make_namespaces() -> Result<Namespaces> {
     // sysfs shows the devices of the namespace that mounted it.
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mounting sysfs on /sys")?;
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).context("mounting bpffs on /sys/fs/bpf")?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).context("mounting tmpfs on /run")?;
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=0755"),
+    )
+    .context("mounting tmpfs on /run")?;
     if fs::canonicalize("/var/run").is_ok_and(|path| path != Path::new("/run")) {
         mount(Some("/run"), "/var/run", none, MsFlags::MS_BIND, none).context("binding /run to /var/run")?;
     }

@@ -6,7 +6,7 @@
 use std::mem;
 
 use anyhow::{Context as _, Result};
-use aya::maps::Array;
+use aya::maps::{Array, PerCpuArray};
 use aya::programs::tc::{self, NlOptions, TcAttachOptions};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, include_bytes_aligned};
@@ -30,11 +30,20 @@ impl Loss {
     /// Nothing is lost.
     pub const NONE: Self = Self { egress: 0, ingress: 0 };
     /// Everything is lost, both ways.
-    pub const ALL: Self = Self { egress: 1000, ingress: 1000 };
+    pub const ALL: Self = Self {
+        egress: 1000,
+        ingress: 1000,
+    };
     /// Everything that leaves is lost.
-    pub const ALL_EGRESS: Self = Self { egress: 1000, ingress: 0 };
+    pub const ALL_EGRESS: Self = Self {
+        egress: 1000,
+        ingress: 0,
+    };
     /// Everything that comes in is lost.
-    pub const ALL_INGRESS: Self = Self { egress: 0, ingress: 1000 };
+    pub const ALL_INGRESS: Self = Self {
+        egress: 0,
+        ingress: 1000,
+    };
 
     fn word(self) -> u32 {
         u32::from(self.egress) << 16 | u32::from(self.ingress)
@@ -56,9 +65,14 @@ impl Impair {
     pub fn load(router: &Host) -> Result<Self> {
         let mut programs = Ebpf::load(PROGRAMS).context("loading the laboratory's programs (needs root)")?;
         for name in ["impair_egress", "impair_ingress"] {
-            classifier(&mut programs, name)?.load().with_context(|| format!("loading {name}"))?;
+            classifier(&mut programs, name)?
+                .load()
+                .with_context(|| format!("loading {name}"))?;
         }
-        Ok(Self { router: router.clone(), programs })
+        Ok(Self {
+            router: router.clone(),
+            programs,
+        })
     }
 
     /// Attaches to both directions of `device`, once for each device. The filters live and die with the device.
@@ -69,7 +83,10 @@ impl Impair {
         let (router, programs) = (&self.router, &mut self.programs);
         router.enter(|| {
             tc::qdisc_add_clsact(device).with_context(|| format!("adding clsact to {device} in {}", router.name()))?;
-            let directions = [("impair_egress", TcAttachType::Egress), ("impair_ingress", TcAttachType::Ingress)];
+            let directions = [
+                ("impair_egress", TcAttachType::Egress),
+                ("impair_ingress", TcAttachType::Ingress),
+            ];
             for (name, direction) in directions {
                 let program = classifier(programs, name)?;
                 let options = TcAttachOptions::Netlink(NlOptions::default());
@@ -89,10 +106,14 @@ impl Impair {
     /// There is no such device.
     pub fn set(&mut self, device: &str, loss: Loss) -> Result<u64> {
         let ifindex = self.ifindex(device)?;
-        let map = self.programs.map_mut("LOSS").context("the laboratory's programs have no map LOSS")?;
+        let map = self
+            .programs
+            .map_mut("LOSS")
+            .context("the laboratory's programs have no map LOSS")?;
         let mut map = Array::<_, u32>::try_from(map)?;
         let at_ns = now_ns();
-        map.set(ifindex, loss.word(), 0).with_context(|| format!("impairing {device}"))?;
+        map.set(ifindex, loss.word(), 0)
+            .with_context(|| format!("impairing {device}"))?;
         Ok(at_ns)
     }
 
@@ -102,9 +123,13 @@ impl Impair {
     /// There is no such device.
     pub fn dropped(&self, device: &str) -> Result<(u64, u64)> {
         let ifindex = self.ifindex(device)?;
-        let map = self.programs.map("DROPPED").context("the laboratory's programs have no map DROPPED")?;
-        let dropped = Array::<_, u64>::try_from(map)?;
-        Ok((dropped.get(&(2 * ifindex), 0)?, dropped.get(&(2 * ifindex + 1), 0)?))
+        let map = self
+            .programs
+            .map("DROPPED")
+            .context("the laboratory's programs have no map DROPPED")?;
+        let dropped = PerCpuArray::<_, u64>::try_from(map)?;
+        let total = |slot: u32| -> Result<u64> { Ok(dropped.get(&slot, 0)?.iter().sum()) };
+        Ok((total(2 * ifindex)?, total(2 * ifindex + 1)?))
     }
 
     fn ifindex(&self, device: &str) -> Result<u32> {
@@ -114,6 +139,8 @@ impl Impair {
 }
 
 fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    let program = programs.program_mut(name).with_context(|| format!("the laboratory's programs have no {name}"))?;
+    let program = programs
+        .program_mut(name)
+        .with_context(|| format!("the laboratory's programs have no {name}"))?;
     Ok(program.try_into()?)
 }

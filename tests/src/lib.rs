@@ -11,6 +11,7 @@
 //! | [`traffic`] | what an application in the tunnel sends, and what became of it |
 //! | [`daemon`] | wgxdp under test |
 //! | [`audit`] | what is on a host, before and after |
+//! | [`privilege`] | what tests do without root |
 //! | [`poll`], [`clock`] | waiting on states, and the one clock |
 //!
 //! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else.
@@ -22,6 +23,7 @@ pub mod daemon;
 pub mod host;
 pub mod impair;
 pub mod poll;
+pub mod privilege;
 pub mod process;
 pub mod topology;
 pub mod traffic;

@@ -21,7 +21,11 @@ extern "C" fn note_interrupt(_: libc::c_int) {
 /// # Errors
 /// What the kernel said.
 pub fn catch_interrupts() -> Result<()> {
-    let action = SigAction::new(SigHandler::Handler(note_interrupt), SaFlags::SA_RESETHAND, SigSet::empty());
+    let action = SigAction::new(
+        SigHandler::Handler(note_interrupt),
+        SaFlags::SA_RESETHAND,
+        SigSet::empty(),
+    );
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler stores to an atomic, which is async-signal-safe, and nothing else.
         unsafe { sigaction(signal, &action) }.with_context(|| format!("catching {signal}"))?;
@@ -68,7 +72,9 @@ pub fn wait_until(what: &str, bound: Duration, mut state: impl FnMut() -> Result
 /// The run was interrupted.
 pub fn observe_for(time: Duration) -> Result<()> {
     let until = Instant::now() + time;
-    wait_until("the end of the observation", time + Duration::from_secs(1), || Ok(Instant::now() >= until))
+    wait_until("the end of the observation", time + Duration::from_secs(1), || {
+        Ok(Instant::now() >= until)
+    })
 }
 
 #[cfg(test)]

@@ -34,7 +34,10 @@ impl Process {
         command.process_group(0);
         die_with_parent(&mut command);
         let child = nursery(command).with_context(|| format!("starting {name}"))?;
-        Ok(Self { name: name.to_owned(), child })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+        })
     }
 
     /// Its process id.
@@ -52,7 +55,9 @@ impl Process {
     /// # Errors
     /// What the kernel said.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().with_context(|| format!("waiting for {}", self.name))
+        self.child
+            .try_wait()
+            .with_context(|| format!("waiting for {}", self.name))
     }
 
     /// Sends `signal`.
@@ -91,7 +96,11 @@ pub(crate) fn die_with_parent(command: &mut Command) {
         let orphan = unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 || libc::getppid().cast_unsigned() != parent
         };
-        if orphan { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if orphan {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     };
     // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
     unsafe { command.pre_exec(arrange) };
@@ -114,6 +123,8 @@ fn nursery(command: Command) -> Result<Child> {
         orders
     });
     let (reply, answer) = mpsc::channel();
-    orders.send((command, reply)).context("the thread that spawns children is gone")?;
+    orders
+        .send((command, reply))
+        .context("the thread that spawns children is gone")?;
     Ok(answer.recv().context("the thread that spawns children is gone")??)
 }

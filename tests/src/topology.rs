@@ -99,6 +99,14 @@ impl Uplink {
         }
     }
 
+    /// The hardware address of the branch's device: the same when the device comes back, so that all that is derived from it is the same too.
+    fn mac(self) -> &'static str {
+        match self {
+            Self::A => "02:57:00:00:0a:10",
+            Self::B => "02:57:00:00:0b:10",
+        }
+    }
+
     fn metric(self) -> u32 {
         match self {
             Self::A => 100,
@@ -145,19 +153,38 @@ impl Lab {
         let (branch, hub) = (branch?, hub?);
         branch.sysctl(&[QUIET, STRICT, &IGNORE_STRAY_ROUTES].concat())?;
         hub.sysctl(&[QUIET, STRICT].concat())?;
-        hub.ip([format!("addr add {HUB_V4}/32 dev lo"), format!("addr add {HUB_V6}/128 dev lo nodad")])?;
+        hub.ip([
+            format!("addr add {HUB_V4}/32 dev lo"),
+            format!("addr add {HUB_V6}/128 dev lo nodad"),
+        ])?;
         let isps = [Uplink::A, Uplink::B].map(|uplink| raise_isp(uplink, &branch, &hub));
         let [isp_a, isp_b] = isps;
         let isps = [isp_a?, isp_b?];
 
         let (branch_keys, hub_keys) = (Keys::generate()?, Keys::generate()?);
-        let hub_peer = Peer { public_key: &branch_keys.public, allowed_ip: "10.57.0.1/32", endpoint: None };
+        let hub_peer = Peer {
+            public_key: &branch_keys.public,
+            allowed_ip: "10.57.0.1/32",
+            endpoint: None,
+        };
         let hub_wg = WireGuard::raise(&hub, &hub_keys, "10.57.0.2/24", &hub_peer)?;
         let endpoint = Some(hub_endpoint(family));
-        let branch_peer = Peer { public_key: &hub_keys.public, allowed_ip: "10.57.0.2/32", endpoint };
+        let branch_peer = Peer {
+            public_key: &hub_keys.public,
+            allowed_ip: "10.57.0.2/32",
+            endpoint,
+        };
         let branch_wg = WireGuard::raise(&branch, &branch_keys, "10.57.0.1/24", &branch_peer)?;
 
-        let lab = Self { branch_wg, hub_wg, branch, hub, isps, family, hub_public_key: hub_keys.public };
+        let lab = Self {
+            branch_wg,
+            hub_wg,
+            branch,
+            hub,
+            isps,
+            family,
+            hub_public_key: hub_keys.public,
+        };
         lab.await_handshake()?;
         Ok(lab)
     }
@@ -215,9 +242,14 @@ impl Lab {
 
     /// A packet into the tunnel makes WireGuard shake hands.
     fn await_handshake(&self) -> Result<()> {
-        let socket = self.branch.enter(|| UdpSocket::bind((BRANCH_INNER, 0))).context("binding inside the tunnel")?;
+        let socket = self
+            .branch
+            .enter(|| UdpSocket::bind((BRANCH_INNER, 0)))
+            .context("binding inside the tunnel")?;
         poll::wait_until("the first handshake", Duration::from_secs(20), || {
-            socket.send_to(b"hello", (HUB_INNER, 9)).context("sending into the tunnel")?;
+            socket
+                .send_to(b"hello", (HUB_INNER, 9))
+                .context("sending into the tunnel")?;
             Ok(self.branch_wg.latest_handshake()? > 0 && self.hub_wg.latest_handshake()? > 0)
         })
     }
@@ -238,7 +270,10 @@ const QUIET: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_ra", "0"),
 ];
 /// Every device made from now on filters by the reverse path, strictly.
-const STRICT: &[(&str, &str)] = &[("net/ipv4/conf/all/rp_filter", "1"), ("net/ipv4/conf/default/rp_filter", "1")];
+const STRICT: &[(&str, &str)] = &[
+    ("net/ipv4/conf/all/rp_filter", "1"),
+    ("net/ipv4/conf/default/rp_filter", "1"),
+];
 /// The kernel's own default, stated because what plain WireGuard does depends on it.
 const IGNORE_STRAY_ROUTES: [(&str, &str); 1] = [("net/ipv4/conf/all/ignore_routes_with_linkdown", "0")];
 const FORWARD: &[(&str, &str)] = &[
@@ -287,7 +322,8 @@ fn raise_isp(uplink: Uplink, branch: &Host, hub: &Host) -> Result<Isp> {
 
 /// The link between branch and router: at first, and again after it was deleted.
 pub(crate) fn raise_access(uplink: Uplink, branch: &Host, isp: &mut Isp) -> Result<()> {
-    let line = format!("link add {TO_BRANCH} type veth peer name {} netns {}", uplink.name(), branch.netns_path());
+    let (name, mac, netns) = (uplink.name(), uplink.mac(), branch.netns_path());
+    let line = format!("link add {TO_BRANCH} type veth peer name {name} address {mac} netns {netns}");
     isp.router.ip([line])?;
     isp.impair.attach(TO_BRANCH)?;
     configure_access_router(uplink, &isp.router)?;

@@ -35,7 +35,9 @@ pub struct Keys {
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keys").field("public", &self.public).finish_non_exhaustive()
+        f.debug_struct("Keys")
+            .field("public", &self.public)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,9 +80,16 @@ impl WireGuard {
         let kernel = host.run("ip", &["link", "add", INTERFACE, "type", "wireguard"]);
         let userspace = match kernel {
             Ok(_) => None,
-            Err(kernel) => Some(wireguard_go(host).context(kernel).context("no WireGuard in the kernel, and no other")?),
+            Err(kernel) => Some(
+                wireguard_go(host)
+                    .context(kernel)
+                    .context("no WireGuard in the kernel, and no other")?,
+            ),
         };
-        let endpoint = peer.endpoint.map(|endpoint| format!("Endpoint = {endpoint}\n")).unwrap_or_default();
+        let endpoint = peer
+            .endpoint
+            .map(|endpoint| format!("Endpoint = {endpoint}\n"))
+            .unwrap_or_default();
         let configuration = format!(
             "[Interface]\nPrivateKey = {}\nListenPort = {LISTEN_PORT}\n[Peer]\nPublicKey = {}\nAllowedIPs = {}\n{endpoint}",
             keys.private, peer.public_key, peer.allowed_ip
@@ -88,13 +97,23 @@ impl WireGuard {
         let file = "/run/wg0.conf";
         host.write(file, &configuration)?;
         host.run("wg", &["setconf", INTERFACE, file])?;
-        host.ip([format!("addr add {address} dev {INTERFACE}"), format!("link set {INTERFACE} mtu 1420 up")])?;
-        Ok(Self { host: host.clone(), userspace })
+        host.ip([
+            format!("addr add {address} dev {INTERFACE}"),
+            format!("link set {INTERFACE} mtu 1420 up"),
+        ])?;
+        Ok(Self {
+            host: host.clone(),
+            userspace,
+        })
     }
 
     /// Who carries the packets here.
     pub fn implementation(&self) -> Implementation {
-        if self.userspace.is_some() { Implementation::WireguardGo } else { Implementation::Kernel }
+        if self.userspace.is_some() {
+            Implementation::WireguardGo
+        } else {
+            Implementation::Kernel
+        }
     }
 
     /// The peer's endpoint as WireGuard has it now, once it has one.
@@ -103,7 +122,11 @@ impl WireGuard {
     /// `wg` failed.
     pub fn endpoint(&self) -> Result<Option<SocketAddr>> {
         let shown = self.peer_field("endpoints")?;
-        Ok(if shown == "(none)" { None } else { Some(shown.parse().with_context(|| shown.clone())?) })
+        Ok(if shown == "(none)" {
+            None
+        } else {
+            Some(shown.parse().with_context(|| shown.clone())?)
+        })
     }
 
     /// Unix time of the latest handshake, 0 before the first.
@@ -119,7 +142,11 @@ impl WireGuard {
     /// # Errors
     /// `wg` failed.
     pub fn listen_port(&self) -> Result<u16> {
-        Ok(self.host.run("wg", &["show", INTERFACE, "listen-port"])?.trim().parse()?)
+        Ok(self
+            .host
+            .run("wg", &["show", INTERFACE, "listen-port"])?
+            .trim()
+            .parse()?)
     }
 
     /// The only peer's value in `wg show wg0 FIELD`, which prints "key TAB value".
@@ -150,8 +177,17 @@ fn wg(args: &[&str], input: &str) -> Result<String> {
     let mut command = Command::new("wg");
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().context("starting `wg`: install wireguard-tools")?;
-    child.stdin.take().context("no pipe to wg")?.write_all(input.as_bytes())?;
+    child
+        .stdin
+        .take()
+        .context("no pipe to wg")?
+        .write_all(input.as_bytes())?;
     let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "`wg {}` failed ({})", args.join(" "), output.status);
+    ensure!(
+        output.status.success(),
+        "`wg {}` failed ({})",
+        args.join(" "),
+        output.status
+    );
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
