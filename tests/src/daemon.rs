@@ -4,7 +4,7 @@ use std::env;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -67,11 +67,31 @@ impl Settings {
     }
 }
 
+/// What the daemon has logged so far; clones see the same.
+#[derive(Debug, Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// The lines after the first `skip`.
+    pub fn since(&self, skip: usize) -> Vec<String> {
+        self.lines().iter().skip(skip).cloned().collect()
+    }
+
+    /// All of it as one text, for messages.
+    pub fn text(&self) -> String {
+        format!("wgxdp's log:\n{}", self.lines().join("\n"))
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A running daemon; dropped, it is killed, and what it logged is printed if a test is failing.
 #[derive(Debug)]
 pub struct Daemon {
     process: Process,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Log,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -99,7 +119,7 @@ impl Daemon {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut process = Process::spawn("wgxdp", command)?;
-        let log = Arc::default();
+        let log = Log::default();
         let child = process.child_mut();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let readers = [
@@ -118,14 +138,9 @@ impl Daemon {
         self.process.pid()
     }
 
-    /// The lines it has logged so far.
-    pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// How many lines it has logged so far: where a later search begins.
-    pub fn log_length(&self) -> usize {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).len()
+    /// What it has logged so far.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Waits for a line, logged after the first `skip`, that contains `text`.
@@ -135,11 +150,11 @@ impl Daemon {
     pub fn await_line(&mut self, text: &str, skip: usize, bound: Duration) -> Result<String> {
         let what = format!("{text:?} in wgxdp's log");
         poll::wait_for(&what, bound, || {
-            let found = self.log().into_iter().skip(skip).find(|line| line.contains(text));
+            let found = self.log.since(skip).into_iter().find(|line| line.contains(text));
             if found.is_none()
                 && let Some(status) = self.process.ended()?
             {
-                bail!("wgxdp ended ({status}); it said:\n{}", self.log().join("\n"));
+                bail!("wgxdp ended ({status})");
             }
             Ok(found)
         })
@@ -150,25 +165,17 @@ impl Daemon {
     /// # Errors
     /// It ended, or is not in time: then with its log.
     pub fn await_ready(&mut self) -> Result<()> {
-        let ready = self.await_line(READY, 0, PATIENCE);
-        ready
+        self.await_line(READY, 0, PATIENCE)
             .map(|_| ())
-            .with_context(|| format!("wgxdp's log:\n{}", self.log().join("\n")))
+            .with_context(|| self.log.text())
     }
 
     /// Sends `signal` and waits for the end.
     ///
     /// # Errors
-    /// It does not end in time.
+    /// It does not end in time: then with its log.
     pub fn stop(mut self, signal: Signal) -> Result<ExitStatus> {
-        let log = Arc::clone(&self.log);
-        let stopped = self.process.stop(signal, PATIENCE);
-        stopped.with_context(|| {
-            format!(
-                "wgxdp's log:\n{}",
-                log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
-            )
-        })
+        self.process.stop(signal, PATIENCE).with_context(|| self.log.text())
     }
 }
 
@@ -182,16 +189,16 @@ impl Drop for Daemon {
             let _ = reader.join();
         }
         if thread::panicking() {
-            eprintln!("wgxdp's log:\n{}", self.log().join("\n"));
+            eprintln!("{}", self.log.text());
         }
     }
 }
 
-fn collect(pipe: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
-    let log = Arc::clone(log);
+fn collect(pipe: impl Read + Send + 'static, log: &Log) -> JoinHandle<()> {
+    let log = log.clone();
     thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            log.lines().push(line);
         }
     })
 }

@@ -9,6 +9,7 @@
 //! | [`impair`] | loss and black holes, by a TC program |
 //! | [`cut`] | the ways in which an uplink dies |
 //! | [`traffic`] | what an application in the tunnel sends, and what became of it |
+//! | [`trial`] | cut, measure, heal, measure |
 //! | [`daemon`] | wgxdp under test |
 //! | [`audit`] | what is on a host, before and after |
 //! | [`privilege`] | what tests do without root |
@@ -27,4 +28,5 @@ pub mod privilege;
 pub mod process;
 pub mod topology;
 pub mod traffic;
+pub mod trial;
 pub mod wireguard;

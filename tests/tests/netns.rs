@@ -61,7 +61,7 @@ impl Scene {
     fn await_uplink(&self, uplink: Uplink) -> Result<()> {
         let what = format!("the tunnel on {}", uplink.name());
         let awaited = poll::wait_until(&what, BOUND, || Ok(self.lab.uplink_in_use()? == Some(uplink)));
-        awaited.with_context(|| format!("wgxdp's log:\n{}", self.daemon.log().join("\n")))
+        awaited.with_context(|| self.daemon.log().text())
     }
 
     /// The configured endpoint and both listen ports. (The endpoint at which the hub sees the branch moves, which is the hub's own doing.)
@@ -88,7 +88,7 @@ impl Scene {
     }
 
     fn log_on_error<T>(&self, outcome: Result<T>) -> Result<T> {
-        outcome.with_context(|| format!("wgxdp's log:\n{}", self.daemon.log().join("\n")))
+        outcome.with_context(|| self.daemon.log().text())
     }
 }
 

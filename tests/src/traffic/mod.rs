@@ -77,10 +77,15 @@ impl Traffic {
     /// It did not within `bound`.
     pub fn await_udp(&self, from_ns: u64, bound: Duration) -> Result<()> {
         poll::wait_until("UDP both ways through the tunnel", bound, || {
-            Ok([&self.up, &self.down]
-                .iter()
-                .all(|stream| stream.first_delivery_since(from_ns).is_some()))
+            Ok(self.udp_flows_since(from_ns))
         })
+    }
+
+    /// Whether UDP sent at or after `from_ns` has arrived, both ways.
+    pub fn udp_flows_since(&self, from_ns: u64) -> bool {
+        [&self.up, &self.down]
+            .iter()
+            .all(|stream| stream.first_delivery_since(from_ns).is_some())
     }
 
     /// Reports on what was sent from `from_ns` until now, and gives the last of it the time to arrive.
