@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::host::Host;
@@ -208,8 +208,13 @@ fn collect(pipe: impl Read + Send + 'static, log: &Log) -> JoinHandle<()> {
 /// # Errors
 /// It is nowhere; the message names the way out.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(named) = env::var_os(BINARY_VARIABLE) {
-        return Ok(PathBuf::from(named));
+    if let Some(named) = env::var_os(BINARY_VARIABLE).map(PathBuf::from) {
+        ensure!(
+            named.is_file(),
+            "{BINARY_VARIABLE} names {}, which is no file",
+            named.display()
+        );
+        return Ok(named);
     }
     // Binaries are in target/PROFILE, tests in target/PROFILE/deps.
     let here = env::current_exe().context("where this program is")?;

@@ -65,9 +65,9 @@ pub(crate) fn faults(kinds: &[Kind]) -> Vec<String> {
         .collect()
 }
 
-/// Milliseconds with a fraction.
+/// Milliseconds, to the microsecond.
 pub(crate) fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
+    time.as_micros() as f64 / 1e3
 }
 
 /// The line for one cut. Counts are of both directions together, `gap_ms` is the worse of both.
