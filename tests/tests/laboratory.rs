@@ -146,7 +146,7 @@ fn a_snapshot_sees_what_was_added_and_that_it_went() -> Result<()> {
     host.run("ip", &["-6", "rule", "add", "pref", "58", "lookup", "57"])?;
     host.run("tc", &["qdisc", "add", "dev", "left", "clsact"])?;
     host.enter(|| std::fs::create_dir("/sys/fs/bpf/ours"))?;
-    let child = sleeper(&host)?;
+    let child = idler(&host)?;
     let added = before.difference(&Snapshot::take(&host)?);
     ensure!(added.removed.is_empty(), "{added}");
     let shown = added.to_string();
@@ -158,7 +158,7 @@ fn a_snapshot_sees_what_was_added_and_that_it_went() -> Result<()> {
         "rule -6: 58:",
         "qdisc: qdisc clsact",
         "pin: /sys/fs/bpf/ours",
-        "process: sleep",
+        "process: ip",
     ] {
         ensure!(shown.contains(trace), "no {trace:?} in\n{shown}");
     }
@@ -194,7 +194,7 @@ fn a_dropped_process_is_gone() -> Result<()> {
     let Some(_alone) = alone("dropping a process") else {
         return Ok(());
     };
-    let child = sleeper(&Host::new("host")?)?;
+    let child = idler(&Host::new("host")?)?;
     let proc = PathBuf::from(format!("/proc/{}", child.pid()));
     ensure!(proc.exists());
     drop(child);
@@ -212,7 +212,7 @@ fn a_laboratory_that_is_killed_leaves_no_process() -> Result<()> {
     };
     if env::var_os(VICTIM).is_some() {
         let host = Host::new("victim")?;
-        let child = sleeper(&host)?;
+        let child = idler(&host)?;
         writeln!(io::stdout(), "child {}", child.pid())?;
         return observe_for(Duration::from_secs(60));
     }
@@ -240,8 +240,12 @@ fn a_laboratory_that_is_killed_leaves_no_process() -> Result<()> {
     })
 }
 
-fn sleeper(host: &Host) -> Result<Process> {
-    let mut command = host.command("sleep");
-    command.arg("1000").stdin(Stdio::null());
-    Process::spawn("sleep", command)
+/// A process that waits for ever, of a program that every laboratory has.
+fn idler(host: &Host) -> Result<Process> {
+    let mut command = host.command("ip");
+    command
+        .args(["monitor", "link"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    Process::spawn("ip monitor", command)
 }
