@@ -1,10 +1,8 @@
-//! The laboratory's own laws: what it claims to do to plain WireGuard, it does; and it leaves nothing behind. One after the other: they
-//! measure time.
+//! The laboratory's own laws: what it claims to do to plain WireGuard, it does; and it leaves nothing behind.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{env, io};
 
@@ -14,18 +12,13 @@ use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::cut::Cut;
 use wgxdp_tests::host::Host;
 use wgxdp_tests::poll::{self, observe_for};
-use wgxdp_tests::privilege::root_or_skip;
 use wgxdp_tests::process::Process;
 use wgxdp_tests::topology::{Family, Lab, Uplink};
 use wgxdp_tests::traffic::Traffic;
 
-const BOUND: Duration = Duration::from_secs(10);
-const OBSERVED: Duration = Duration::from_millis(700);
+use crate::{BOUND, alone};
 
-fn alone(what: &str) -> Option<MutexGuard<'static, ()>> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    root_or_skip(what).then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
-}
+const OBSERVED: Duration = Duration::from_millis(700);
 
 /// Plain WireGuard carries the traffic, over isp-a, undisturbed.
 fn plain_wireguard_works(family: Family) -> Result<()> {
@@ -220,7 +213,7 @@ fn a_laboratory_that_is_killed_leaves_no_process() -> Result<()> {
     victim
         .args([
             "--exact",
-            "a_laboratory_that_is_killed_leaves_no_process",
+            "laboratory::a_laboratory_that_is_killed_leaves_no_process",
             "--nocapture",
         ])
         .env(VICTIM, "1");
