@@ -1,4 +1,35 @@
-//! The laboratory.
+//! The laboratory: real WireGuard between a branch with two uplinks and a hub behind both, in network namespaces.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`host`] | a host: an anonymous pair of namespaces |
+//! | [`process`] | processes that never outlive the laboratory |
+//! | [`topology`] | hosts and links, drawn on top of it |
+//! | [`wireguard`] | WireGuard at both ends |
+//! | [`impair`] | loss and black holes, by a TC program |
+//! | [`cut`] | the ways in which an uplink dies |
+//! | [`traffic`] | what an application in the tunnel sends, and what became of it |
+//! | [`trial`] | cut, measure, heal, measure |
+//! | [`daemon`] | wgxdp under test |
+//! | [`audit`] | what is on a host, before and after |
+//! | [`privilege`] | what tests do without root |
+//! | [`frame`], [`progrun`] | frames, and BPF_PROG_TEST_RUN on them |
+//! | [`poll`], [`clock`] | waiting on states, and the one clock |
+//!
+//! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else.
 
+pub mod audit;
+pub mod clock;
+pub mod cut;
+pub mod daemon;
 pub mod frame;
+pub mod host;
+pub mod impair;
+pub mod poll;
+pub mod privilege;
+pub mod process;
 pub mod progrun;
+pub mod topology;
+pub mod traffic;
+pub mod trial;
+pub mod wireguard;

@@ -1,0 +1,158 @@
+//! Cuts: the ways in which an uplink dies, and how it comes back.
+
+use anyhow::Result;
+
+use crate::clock::now_ns;
+use crate::impair::Loss;
+use crate::topology::{self, Lab, TO_BRANCH, TO_HUB, Uplink};
+
+/// A way in which an uplink dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cut {
+    /// Beyond the provider's router nothing passes, either way. The branch's own link looks perfect.
+    Blackhole,
+    /// Beyond the provider's router nothing passes towards the hub.
+    BlackholeUp,
+    /// Beyond the provider's router nothing passes towards the branch.
+    BlackholeDown,
+    /// The far end of the branch's link goes down: the cable is pulled.
+    CarrierLoss,
+    /// Someone sets the branch's interface down: the kernel removes its routes and its IPv6 addresses.
+    AdminDown,
+    /// The branch's interface disappears, as a USB modem does.
+    Delete,
+    /// The provider's router no longer answers, not even ARP, with the carrier up.
+    GatewaySilent,
+}
+
+impl Cut {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::Blackhole,
+        Self::BlackholeUp,
+        Self::BlackholeDown,
+        Self::CarrierLoss,
+        Self::AdminDown,
+        Self::Delete,
+        Self::GatewaySilent,
+    ];
+
+    /// Its name in machine-readable output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Blackhole => "blackhole",
+            Self::BlackholeUp => "blackhole_up",
+            Self::BlackholeDown => "blackhole_down",
+            Self::CarrierLoss => "carrier_loss",
+            Self::AdminDown => "admin_down",
+            Self::Delete => "delete",
+            Self::GatewaySilent => "gateway_silent",
+        }
+    }
+
+    /// Whether packets are dropped by the router's impairment, and the branch's kernel notices nothing.
+    pub fn is_impairment(self) -> bool {
+        match self {
+            Self::Blackhole | Self::BlackholeUp | Self::BlackholeDown | Self::GatewaySilent => true,
+            Self::CarrierLoss | Self::AdminDown | Self::Delete => false,
+        }
+    }
+
+    /// What it is, for a newcomer.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Blackhole => "black hole beyond the ISP",
+            Self::BlackholeUp => "black hole towards the hub",
+            Self::BlackholeDown => "black hole towards the branch",
+            Self::CarrierLoss => "cable pulled",
+            Self::AdminDown => "interface set down",
+            Self::Delete => "interface deleted",
+            Self::GatewaySilent => "gateway silent",
+        }
+    }
+}
+
+/// An uplink that has been cut, until [`Lab::heal`] takes this back.
+#[derive(Debug)]
+#[must_use = "an uplink stays cut until it is healed"]
+pub struct Severed {
+    /// How.
+    pub cut: Cut,
+    /// Which.
+    pub uplink: Uplink,
+    /// When, by CLOCK_MONOTONIC: just before. For black holes the cut follows within microseconds; for the others the time of
+    /// starting a program passes first.
+    pub at_ns: u64,
+}
+
+impl Lab {
+    /// Cuts `uplink`.
+    ///
+    /// # Errors
+    /// What the kernel or `ip` said.
+    pub fn cut(&mut self, cut: Cut, uplink: Uplink) -> Result<Severed> {
+        let at_ns = match cut {
+            Cut::Blackhole => self.lose(uplink, TO_HUB, Loss::ALL)?,
+            Cut::BlackholeUp => self.lose(uplink, TO_HUB, Loss::ALL_EGRESS)?,
+            Cut::BlackholeDown => self.lose(uplink, TO_HUB, Loss::ALL_INGRESS)?,
+            Cut::GatewaySilent => self.lose(uplink, TO_BRANCH, Loss::ALL)?,
+            Cut::CarrierLoss => {
+                let at_ns = now_ns();
+                self.isp(uplink).router.run("ip", &["link", "set", TO_BRANCH, "down"])?;
+                at_ns
+            }
+            Cut::AdminDown => {
+                let at_ns = now_ns();
+                self.branch.run("ip", &["link", "set", uplink.name(), "down"])?;
+                at_ns
+            }
+            Cut::Delete => {
+                let at_ns = now_ns();
+                self.branch.run("ip", &["link", "delete", uplink.name()])?;
+                at_ns
+            }
+        };
+        Ok(Severed { cut, uplink, at_ns })
+    }
+
+    /// Takes a cut back and says when; routes and addresses that the kernel removed come back as a network manager would bring them.
+    ///
+    /// # Errors
+    /// What the kernel or `ip` said.
+    pub fn heal(&mut self, severed: Severed) -> Result<u64> {
+        let Severed { cut, uplink, .. } = severed;
+        match cut {
+            Cut::Blackhole | Cut::BlackholeUp | Cut::BlackholeDown => return self.lose(uplink, TO_HUB, Loss::NONE),
+            Cut::GatewaySilent => return self.lose(uplink, TO_BRANCH, Loss::NONE),
+            Cut::CarrierLoss => {
+                topology::configure_access_router(uplink, &self.isp(uplink).router)?;
+                topology::configure_access_branch(uplink, &self.branch)?;
+            }
+            Cut::AdminDown => topology::configure_access_branch(uplink, &self.branch)?,
+            Cut::Delete => {
+                let branch = self.branch.clone();
+                topology::raise_access(uplink, &branch, self.isp_mut(uplink))?;
+            }
+        }
+        Ok(now_ns())
+    }
+
+    /// Loses packets beyond the router of `uplink`, in thousandths both ways; `0` ends it.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn loss(&mut self, uplink: Uplink, per_mille: u16) -> Result<u64> {
+        self.lose(
+            uplink,
+            TO_HUB,
+            Loss {
+                egress: per_mille,
+                ingress: per_mille,
+            },
+        )
+    }
+
+    fn lose(&mut self, uplink: Uplink, device: &str, loss: Loss) -> Result<u64> {
+        self.isp_mut(uplink).impair.set(device, loss)
+    }
+}

@@ -1,0 +1,146 @@
+//! Impairment of a router's devices, by the laboratory's own TC program (a kernel need not have netem).
+//!
+//! One object is loaded for each router and attached to both directions of its devices. It hangs on clsact, which every kernel since 4.5 has,
+//! rather than on tcx, so that there is one way for all kernels. Loss is switched by one write of one word, both directions at the same instant.
+
+use std::mem;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, PerCpuArray};
+use aya::programs::tc::{self, NlOptions, TcAttachOptions};
+use aya::programs::{SchedClassifier, TcAttachType};
+use aya::{Ebpf, include_bytes_aligned};
+
+use crate::clock::now_ns;
+use crate::host::Host;
+
+/// The laboratory's programs, as built by this crate's build script.
+pub static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab-programs"));
+
+/// Loss in thousandths, by direction as seen from the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Loss {
+    /// Of what leaves through the device.
+    pub egress: u16,
+    /// Of what comes in through the device.
+    pub ingress: u16,
+}
+
+impl Loss {
+    /// Nothing is lost.
+    pub const NONE: Self = Self { egress: 0, ingress: 0 };
+    /// Everything is lost, both ways.
+    pub const ALL: Self = Self {
+        egress: 1000,
+        ingress: 1000,
+    };
+    /// Everything that leaves is lost.
+    pub const ALL_EGRESS: Self = Self {
+        egress: 1000,
+        ingress: 0,
+    };
+    /// Everything that comes in is lost.
+    pub const ALL_INGRESS: Self = Self {
+        egress: 0,
+        ingress: 1000,
+    };
+
+    fn word(self) -> u32 {
+        u32::from(self.egress) << 16 | u32::from(self.ingress)
+    }
+}
+
+/// The impairment of one router.
+#[derive(Debug)]
+pub struct Impair {
+    router: Host,
+    programs: Ebpf,
+}
+
+impl Impair {
+    /// Loads the programs for `router`; they do nothing until attached.
+    ///
+    /// # Errors
+    /// The kernel refused them.
+    pub fn load(router: &Host) -> Result<Self> {
+        let mut programs = Ebpf::load(PROGRAMS).context("loading the laboratory's programs (needs root)")?;
+        for name in ["impair_egress", "impair_ingress"] {
+            classifier(&mut programs, name)?
+                .load()
+                .with_context(|| format!("loading {name}"))?;
+        }
+        Ok(Self {
+            router: router.clone(),
+            programs,
+        })
+    }
+
+    /// Attaches to both directions of `device`, once for each device. The filters live and die with the device.
+    ///
+    /// # Errors
+    /// There is no such device, or the kernel refused.
+    pub fn attach(&mut self, device: &str) -> Result<()> {
+        let (router, programs) = (&self.router, &mut self.programs);
+        router.enter(|| {
+            tc::qdisc_add_clsact(device).with_context(|| format!("adding clsact to {device} in {}", router.name()))?;
+            let directions = [
+                ("impair_egress", TcAttachType::Egress),
+                ("impair_ingress", TcAttachType::Ingress),
+            ];
+            for (name, direction) in directions {
+                let program = classifier(programs, name)?;
+                let options = TcAttachOptions::Netlink(NlOptions::default());
+                let attached = program.attach_with_options(device, direction, options);
+                let link = attached.with_context(|| format!("attaching {name} to {device} in {}", router.name()))?;
+                // Dropped, the link would be detached by netlink in whatever namespace the dropping thread is in then, where
+                // the same ifindex is another device.
+                mem::forget(program.take_link(link)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// From now on `device` loses `loss`. Says when: the clock is read last, just before the write.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn set(&mut self, device: &str, loss: Loss) -> Result<u64> {
+        let ifindex = self.ifindex(device)?;
+        let map = self
+            .programs
+            .map_mut("LOSS")
+            .context("the laboratory's programs have no map LOSS")?;
+        let mut map = Array::<_, u32>::try_from(map)?;
+        let at_ns = now_ns();
+        map.set(ifindex, loss.word(), 0)
+            .with_context(|| format!("impairing {device}"))?;
+        Ok(at_ns)
+    }
+
+    /// Packets dropped so far at `device`: egress, ingress.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn dropped(&self, device: &str) -> Result<(u64, u64)> {
+        let ifindex = self.ifindex(device)?;
+        let map = self
+            .programs
+            .map("DROPPED")
+            .context("the laboratory's programs have no map DROPPED")?;
+        let dropped = PerCpuArray::<_, u64>::try_from(map)?;
+        let total = |slot: u32| -> Result<u64> { Ok(dropped.get(&slot, 0)?.iter().sum()) };
+        Ok((total(2 * ifindex)?, total(2 * ifindex + 1)?))
+    }
+
+    fn ifindex(&self, device: &str) -> Result<u32> {
+        let ifindex = self.router.enter(|| nix::net::if_::if_nametoindex(device));
+        ifindex.with_context(|| format!("no device {device} in {}", self.router.name()))
+    }
+}
+
+fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = programs
+        .program_mut(name)
+        .with_context(|| format!("the laboratory's programs have no {name}"))?;
+    Ok(program.try_into()?)
+}

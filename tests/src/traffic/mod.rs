@@ -1,0 +1,103 @@
+//! What an application in the tunnel sends: two UDP streams at 1 kHz, one each way, and one long TCP transfer from branch to hub.
+
+pub mod analysis;
+pub mod tcp;
+pub mod udp;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use self::analysis::Report;
+use self::tcp::Transfer;
+use self::udp::Stream;
+use crate::clock::now_ns;
+use crate::poll;
+use crate::topology::{BRANCH_INNER, HUB_INNER, Lab};
+
+/// How long after the end of a window late packets are waited for.
+pub const GRACE: Duration = Duration::from_millis(200);
+
+/// The traffic of one tunnel; dropped, it stops.
+#[derive(Debug)]
+pub struct Traffic {
+    /// Branch to hub.
+    pub up: Stream,
+    /// Hub to branch.
+    pub down: Stream,
+    /// Branch to hub.
+    pub tcp: Transfer,
+}
+
+/// What became of the UDP streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observation {
+    /// Branch to hub.
+    pub up: Report,
+    /// Hub to branch.
+    pub down: Report,
+}
+
+impl Observation {
+    /// Both directions as one.
+    pub fn both(&self) -> Report {
+        self.up.join(self.down)
+    }
+}
+
+impl Traffic {
+    /// Starts all and waits until all of it flows.
+    ///
+    /// # Errors
+    /// A socket could not be opened, or nothing flows.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let (branch, hub) = ((&lab.branch, BRANCH_INNER), (&lab.hub, HUB_INNER));
+        let tcp = Transfer::start(&lab.branch, hub)?;
+        let traffic = Self {
+            up: Stream::start(branch, hub)?,
+            down: Stream::start(hub, branch)?,
+            tcp,
+        };
+        traffic.await_flow(Duration::from_secs(10))?;
+        Ok(traffic)
+    }
+
+    /// Waits until what is sent from now on arrives, all three.
+    ///
+    /// # Errors
+    /// It did not within `bound`.
+    pub fn await_flow(&self, bound: Duration) -> Result<()> {
+        self.await_udp(now_ns(), bound)?;
+        self.tcp.await_life(self.tcp.mark(), bound)
+    }
+
+    /// Waits until UDP sent at or after `from_ns` arrives, both ways.
+    ///
+    /// # Errors
+    /// It did not within `bound`.
+    pub fn await_udp(&self, from_ns: u64, bound: Duration) -> Result<()> {
+        poll::wait_until("UDP both ways through the tunnel", bound, || {
+            Ok(self.udp_flows_since(from_ns))
+        })
+    }
+
+    /// Whether UDP sent at or after `from_ns` has arrived, both ways.
+    pub fn udp_flows_since(&self, from_ns: u64) -> bool {
+        [&self.up, &self.down]
+            .iter()
+            .all(|stream| stream.first_delivery_since(from_ns).is_some())
+    }
+
+    /// Reports on what was sent from `from_ns` until now, and gives the last of it the time to arrive.
+    ///
+    /// # Errors
+    /// The run was interrupted.
+    pub fn observe_since(&self, from_ns: u64) -> Result<Observation> {
+        let until_ns = now_ns();
+        poll::observe_for(GRACE)?;
+        Ok(Observation {
+            up: self.up.report(from_ns, until_ns),
+            down: self.down.report(from_ns, until_ns),
+        })
+    }
+}

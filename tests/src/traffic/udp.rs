@@ -1,0 +1,175 @@
+//! A numbered UDP stream at 1 kHz from one host to another, through the tunnel.
+//!
+//! Sender and receiver are threads of this process with sockets in the two hosts, so both read the same clock. The sender keeps to absolute
+//! deadlines: when it was scheduled late it sends what is due at once, and each packet's own time is noted, which is what
+//! [`super::analysis`] reckons with. A packet that the kernel refuses counts as sent: the application wanted to send it.
+
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::analysis::{Arrival, Report, Window, analyse};
+use crate::clock::{now_ns, sleep_until};
+use crate::host::Host;
+
+/// Time between packets.
+pub const INTERVAL: Duration = Duration::from_millis(1);
+/// Bytes of a packet's payload, about those of a voice packet; the first eight are its number.
+const PAYLOAD: usize = 200;
+/// How long a receiver waits before it looks whether to stop.
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// A running stream; dropped, it stops.
+#[derive(Debug)]
+pub struct Stream {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    sent: Mutex<Vec<u64>>,
+    arrivals: Mutex<Vec<Arrival>>,
+}
+
+impl Stream {
+    /// Starts a stream between two hosts, each given with its address in the tunnel.
+    ///
+    /// # Errors
+    /// A socket could not be opened.
+    pub fn start(from: (&Host, Ipv4Addr), to: (&Host, Ipv4Addr)) -> Result<Self> {
+        let receiver =
+            to.0.enter(|| UdpSocket::bind((to.1, 0)))
+                .context("the receiver's socket in the tunnel")?;
+        receiver.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
+        let target = receiver.local_addr()?;
+        let sender = from.0.enter(|| -> io::Result<UdpSocket> {
+            let socket = UdpSocket::bind((from.1, 0))?;
+            socket.connect(target)?;
+            Ok(socket)
+        });
+        let sender = sender.context("the sender's socket in the tunnel")?;
+        let shared = Arc::new(Shared::default());
+        let receiving = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || receive(&receiver, &shared)
+        });
+        let sending = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || send(&sender, &shared)
+        });
+        Ok(Self {
+            shared,
+            threads: vec![receiving, sending],
+        })
+    }
+
+    /// Packets sent and packets arrived, so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (
+            lock(&self.shared.sent).len() as u64,
+            lock(&self.shared.arrivals).len() as u64,
+        )
+    }
+
+    /// When the latest arrival was.
+    pub fn last_arrival_ns(&self) -> Option<u64> {
+        lock(&self.shared.arrivals).last().map(|arrival| arrival.at_ns)
+    }
+
+    /// When the first packet arrived that was sent at or after `from_ns`, and when that packet was sent.
+    pub fn first_delivery_since(&self, from_ns: u64) -> Option<Delivery> {
+        let sent = lock(&self.shared.sent);
+        let first = sent.partition_point(|sent_ns| *sent_ns < from_ns) as u64;
+        let arrivals = lock(&self.shared.arrivals);
+        // Nothing arrives before it was sent.
+        let candidates = arrivals.partition_point(|arrival| arrival.at_ns < from_ns);
+        let arrival = arrivals.iter().skip(candidates).find(|arrival| arrival.seq >= first)?;
+        let sent_ns = *sent.get(usize::try_from(arrival.seq).ok()?)?;
+        Some(Delivery {
+            sent_ns,
+            at_ns: arrival.at_ns,
+        })
+    }
+
+    /// What became of the packets so far.
+    pub fn report(&self, from_ns: u64, until_ns: u64) -> Report {
+        // In this order: every arrival that is seen has a packet that is seen, because the sender notes first and sends then.
+        let arrivals = lock(&self.shared.arrivals).clone();
+        let sent = lock(&self.shared.sent).clone();
+        analyse(
+            &sent,
+            &arrivals,
+            Window {
+                from_ns,
+                until_ns,
+                now_ns: now_ns(),
+            },
+        )
+    }
+}
+
+/// A packet that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// When it was sent.
+    pub sent_ns: u64,
+    /// When it arrived.
+    pub at_ns: u64,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so on standard error.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn send(socket: &UdpSocket, shared: &Shared) {
+    let interval = INTERVAL.as_nanos() as u64;
+    let mut due = now_ns();
+    let mut payload = [0x57; PAYLOAD];
+    for seq in 0_u64.. {
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        // Ended early by a signal, it sends early: each packet's own time is noted.
+        let _ = sleep_until(due);
+        due += interval;
+        let (number, _) = payload.split_at_mut(size_of::<u64>());
+        number.copy_from_slice(&seq.to_be_bytes());
+        lock(&shared.sent).push(now_ns());
+        // What the kernel refuses is missing at the receiver, and counted there.
+        let _ = socket.send(&payload);
+    }
+}
+
+fn receive(socket: &UdpSocket, shared: &Shared) {
+    let mut buffer = [0; PAYLOAD + 1];
+    while !shared.stop.load(Ordering::Relaxed) {
+        // A time-out or an ICMP error; both end in another look.
+        let Ok(length) = socket.recv(&mut buffer) else { continue };
+        let at_ns = now_ns();
+        if length != PAYLOAD {
+            continue;
+        }
+        let Some(number) = buffer.first_chunk() else { continue };
+        lock(&shared.arrivals).push(Arrival {
+            seq: u64::from_be_bytes(*number),
+            at_ns,
+        });
+    }
+}

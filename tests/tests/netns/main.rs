@@ -1,0 +1,23 @@
+//! The laws of the main job, in the laboratory: a tunnel outlives its uplinks, and nothing but the daemon's own things ever changes.
+//!
+//! The tests run one after the other, whatever the number of test threads: they measure time. Gaps are bounded generously here; how short they
+//! are is the benchmarks' business. They need root; without it they say that they are skipped, and with `CI=true` they fail.
+
+mod laboratory;
+mod leaves_nothing;
+mod outlives;
+mod scene;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use wgxdp_tests::privilege::root_or_skip;
+
+/// No wait is longer.
+const BOUND: Duration = Duration::from_secs(15);
+
+/// Waits for its turn; without root, says that `what` is skipped.
+fn alone(what: &str) -> Option<MutexGuard<'static, ()>> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    root_or_skip(what).then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
+}
