@@ -92,7 +92,7 @@ fn traffic_returns_only_after_a_clean_hold_down_and_nothing_is_lost_then() {
 fn an_unclean_moment_restarts_the_hold_down_even_between_two_probes() {
     let (back, again) = (6 * S, 11 * S);
     // Silence of 40 ms that begins and ends half-way between two probes.
-    let net = Net::new(10 * MS).cut(5 * S..back).cut(again + MS..again + 36 * MS);
+    let net = Net::new(10 * MS).cut(5 * S..back).cut(again + 11 * MS..again + 25 * MS);
     let mut sim = Sim::new(vec![net, Net::new(NEAR)], true);
     sim.run(again + HOLD_DOWN);
     assert_eq!((sim.state(A), sim.arrivals(A, Down).len()), (Held, 1));
