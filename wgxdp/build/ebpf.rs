@@ -14,7 +14,6 @@ use self::toolchain::Nightly;
 
 /// Builds the programs of `wgxdp-ebpf` with `features` into `OUT_DIR`, each under the name of its binary.
 ///
-<<<<<<< HEAD
 /// Where that fails, cargo shows the reason as its own error, which names `cargo xtask setup` if the tool-chain is not there.
 pub(crate) fn build(features: &[&str]) -> ExitCode {
     let Err(error) = try_build(features) else {
@@ -30,12 +29,6 @@ fn try_build(features: &[&str]) -> Result<()> {
     let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?)
         .join("..")
         .canonicalize()?;
-=======
-/// # Errors
-/// Names `cargo xtask setup` where the tool-chain is not there, else what the compiler said.
-pub(crate) fn build(features: &[&str]) -> Result<()> {
-    let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
->>>>>>> engine
     let tools = fs::read_to_string(workspace.join("wgxdp/build/bpf-linker.version"))?;
     let version = tools.trim();
     let bin = workspace.join(format!(".tools/bpf-linker-{version}/bin"));
@@ -53,7 +46,6 @@ pub(crate) fn build(features: &[&str]) -> Result<()> {
     }
     let root = workspace.join("wgxdp-ebpf");
     let root_dir = root.to_str().context("the workspace's path is not UTF-8")?;
-<<<<<<< HEAD
     let package = Package {
         name: "wgxdp-ebpf",
         root_dir,
@@ -61,10 +53,6 @@ pub(crate) fn build(features: &[&str]) -> Result<()> {
         features,
     };
     aya_build::build_ebpf([package], Toolchain::Custom(nightly.name))
-=======
-    let package = Package { name: "wgxdp-ebpf", root_dir, no_default_features: true, features };
-    aya_build::build_ebpf([package], Toolchain::Nightly)
->>>>>>> engine
         .context("the BPF programs did not build; `cargo xtask setup` checks the tool-chain that builds them")
 }
 
@@ -72,24 +60,17 @@ pub(crate) fn build(features: &[&str]) -> Result<()> {
 fn require_toolchain(bin: &Path) -> Result<Nightly> {
     println!("cargo:rerun-if-changed={}", bin.display());
     if !bin.join("bpf-linker").exists() {
-        bail!("bpf-linker is not in {}: run `cargo xtask setup` once, it installs what builds the BPF programs", bin.display());
+        bail!(
+            "bpf-linker is not in {}: run `cargo xtask setup` once, it installs what builds the BPF programs",
+            bin.display()
+        );
     }
-<<<<<<< HEAD
     let nightly = Nightly::find().context("the BPF programs need a nightly Rust; `cargo xtask setup` sees to it")?;
     if !nightly.has_rust_src() {
         bail!(
             "{} has no rust-src component, from which `core` is built for BPF: run `cargo xtask setup` once",
             nightly.name
         );
-=======
-    let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
-    let sysroot = match sysroot {
-        Ok(output) if output.status.success() => PathBuf::from(String::from_utf8(output.stdout)?.trim()),
-        _ => bail!("no nightly Rust, which builds the BPF programs: run `cargo xtask setup`"),
-    };
-    if !sysroot.join("lib/rustlib/src/rust/library/core").exists() {
-        bail!("the nightly Rust has no rust-src component, from which `core` is built for BPF: run `cargo xtask setup`");
->>>>>>> engine
     }
     Ok(nightly)
 }
