@@ -1,1 +1,2 @@
 //! wgxdp's daemon, as a library: everything but the command line.
+pub mod config;
