@@ -1,0 +1,305 @@
+//! What to do, said once: the TOML file or the flags of `wgxdp run`, validated into types that cannot hold nonsense.
+//!
+//! ```toml
+//! profile = "balanced"              # fast (10 ms) | balanced (50 ms) | thrifty (500 ms): from probe to probe
+//!
+//! [[uplink]]                        # 1 to 16
+//! name = "isp-a"                    # label in commands, metrics, logs; default: the interface's name
+//! interface = "eth0"
+//! cost = 10                         # lower is preferred; default: 10 for the first uplink, 20 for the second, …
+//! address = "auto"                  # "auto" | an address | a list of one IPv4 and one IPv6 address
+//! gateway = "auto"                  # "auto" | "none" (all is on the link) | an address | a list, as above
+//! metered = false                   # true: accepted with a warning
+//! xdp = "auto"                      # auto | off
+//!
+//! [[tunnel]]                        # 1 to 16
+//! interface = "wg0"
+//! policy = "failover"
+//! protect = "suspect"               # off | suspect; no copies are sent yet, so a warning if it is asked for
+//!
+//! [[tunnel.peer]]                   # peers not listed get their endpoint from WireGuard
+//! public-key = "…base64…"
+//! name = "hq"                       # optional
+//! endpoints = ["198.51.100.1:51820"] # one address family; optional: WireGuard's own endpoint
+//! probe = { kind = "icmp" }         # interval = "20ms" (default: the profile's), target = an address (default: the endpoint)
+//!
+//! [detection]
+//! false-failovers-per-week = 1.0
+//! hold-down = "10s"                 # a recovered path must stay clean this long before traffic returns
+//!
+//! [metrics]
+//! listen = "127.0.0.1:9587"         # unset: off; port 0: any free port
+//! ```
+//!
+//! Rules: a family that `address` or `gateway` does not name stays automatic. An uplink's name and interface, a tunnel's interface, a peer's
+//! key, name and endpoints (within a tunnel) are unique; no interface is both uplink and tunnel. Uplinks × endpoints of one peer
+//! are at most 8. What belongs to the file's language but not to this version is refused by name, never ignored silently;
+//! what is accepted without effect is in [`Config::warnings`].
+//!
+//! The way: `reader` knows TOML and lines, `file` the keys, `flags` the command line; both make a `draft`, and `validate` turns
+//! that into a [`Config`]. Every problem that can be found is found at once.
+
+mod address;
+mod draft;
+mod error;
+mod file;
+mod flags;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod value;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+pub use error::{ConfigError, Fault, Notice, Place, Problem, Warning};
+pub use flags::{Flags, UplinkFlag};
+pub use value::{
+    InterfaceName, PeerName, Policy, ProbeKind, Profile, Protect, PublicKey, UplinkName, ValueError, Word, XdpMode,
+};
+
+/// The file that is read when the command line names none.
+pub const DEFAULT_FILE: &str = "/etc/wgxdp/wgxdp.toml";
+/// How long a recovered path must stay clean, unless the file says otherwise.
+pub const DEFAULT_HOLD_DOWN: Duration = Duration::from_secs(10);
+/// How many failovers may be false, unless the file says otherwise.
+pub const DEFAULT_FALSE_FAILOVERS_PER_WEEK: f64 = 1.0;
+/// The cost of the first uplink that states none, and the step from one such uplink to the next.
+pub const COST_STEP: u32 = 10;
+
+/// A whole configuration, valid by construction: it can only be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    profile: Profile,
+    uplinks: Vec<Uplink>,
+    tunnels: Vec<Tunnel>,
+    detection: Detection,
+    metrics: Option<SocketAddr>,
+    warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says something that cannot be done; all such problems are in the error.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        file::load(path)
+    }
+
+    /// Validates the text of a file; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn from_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        file::parse(text, path)
+    }
+
+    /// Validates what the flags of `wgxdp run` say. The order of uplinks is the order of preference.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`]; messages name flags instead of lines.
+    pub fn from_flags(flags: &Flags) -> Result<Self, ConfigError> {
+        flags.config()
+    }
+
+    /// How often paths are probed, unless a peer says otherwise.
+    #[must_use]
+    pub const fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// The uplinks, 1 to 16, in the order of the file.
+    #[must_use]
+    pub fn uplinks(&self) -> &[Uplink] {
+        &self.uplinks
+    }
+
+    /// The uplinks with their places in [`Config::uplinks`], the preferred ones first; equal costs in the order of the file.
+    #[must_use]
+    pub fn uplinks_by_cost(&self) -> Vec<(usize, &Uplink)> {
+        let mut uplinks: Vec<_> = self.uplinks.iter().enumerate().collect();
+        uplinks.sort_by_key(|(index, uplink)| (uplink.cost, *index));
+        uplinks
+    }
+
+    /// The tunnels, 1 to 16, in the order of the file.
+    #[must_use]
+    pub fn tunnels(&self) -> &[Tunnel] {
+        &self.tunnels
+    }
+
+    /// When a path is given up and when it is trusted again.
+    #[must_use]
+    pub const fn detection(&self) -> Detection {
+        self.detection
+    }
+
+    /// Where to serve metrics, if at all.
+    #[must_use]
+    pub const fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// How peers are probed that the file does not list.
+    #[must_use]
+    pub const fn default_probe(&self) -> Probe {
+        Probe {
+            kind: ProbeKind::Icmp,
+            interval: self.profile.probe_interval(),
+            target: None,
+        }
+    }
+
+    /// What is accepted but will not do what its author may expect; to be logged.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+}
+
+/// A local interface that can carry tunnel packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// What it is called.
+    pub name: UplinkName,
+    /// The interface, which may come and go.
+    pub interface: InterfaceName,
+    /// Lower is preferred.
+    pub cost: u32,
+    /// How IPv4 leaves.
+    pub v4: FamilyChoice<Ipv4Addr>,
+    /// How IPv6 leaves.
+    pub v6: FamilyChoice<Ipv6Addr>,
+    /// Each byte is paid for. Without effect in this version.
+    pub metered: bool,
+    /// Whether an XDP program runs on it. Without effect in this version.
+    pub xdp: XdpMode,
+}
+
+impl Uplink {
+    /// How packets to `destination`'s family leave.
+    #[must_use]
+    pub fn family_of(&self, destination: IpAddr) -> FamilyChoice<IpAddr> {
+        match destination {
+            IpAddr::V4(_) => self.v4.map(IpAddr::from),
+            IpAddr::V6(_) => self.v6.map(IpAddr::from),
+        }
+    }
+}
+
+/// An uplink's side of one address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FamilyChoice<A> {
+    /// The source address.
+    pub address: AddressChoice<A>,
+    /// The next hop.
+    pub gateway: GatewayChoice<A>,
+}
+
+impl<A> FamilyChoice<A> {
+    /// Everything as the kernel has it.
+    pub const AUTO: Self = Self {
+        address: AddressChoice::Auto,
+        gateway: GatewayChoice::Auto,
+    };
+
+    fn map<B>(self, into: impl Fn(A) -> B) -> FamilyChoice<B> {
+        FamilyChoice {
+            address: match self.address {
+                AddressChoice::Auto => AddressChoice::Auto,
+                AddressChoice::Fixed(address) => AddressChoice::Fixed(into(address)),
+            },
+            gateway: match self.gateway {
+                GatewayChoice::Auto => GatewayChoice::Auto,
+                GatewayChoice::OnLink => GatewayChoice::OnLink,
+                GatewayChoice::Via(address) => GatewayChoice::Via(into(address)),
+            },
+        }
+    }
+}
+
+/// Which of the interface's addresses is the source of what leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressChoice<A> {
+    /// The one that the kernel would choose.
+    Auto,
+    /// This one.
+    Fixed(A),
+}
+
+/// What packets are handed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayChoice<A> {
+    /// The gateway of the interface's default route; none needed on a point-to-point interface.
+    Auto,
+    /// Every destination is on the link.
+    OnLink,
+    /// This router.
+    Via(A),
+}
+
+/// A WireGuard interface whose packets are steered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tunnel {
+    /// The WireGuard interface.
+    pub interface: InterfaceName,
+    /// Which live paths carry its packets.
+    pub policy: Policy,
+    /// When packets are sent twice. Without effect in this version.
+    pub protect: Protect,
+    /// The peers of which the file says something; others get their endpoint from WireGuard and [`Config::default_probe`].
+    pub peers: Vec<Peer>,
+}
+
+impl Tunnel {
+    /// What the file says of the peer with this key.
+    #[must_use]
+    pub fn peer(&self, key: &PublicKey) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.public_key == *key)
+    }
+}
+
+/// A WireGuard peer of which the file says something.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    /// Its key.
+    pub public_key: PublicKey,
+    /// What it is called.
+    pub name: Option<PeerName>,
+    /// Where it listens, the preferred one first, all of one address family; empty: where WireGuard says.
+    pub endpoints: Vec<SocketAddr>,
+    /// How its paths are probed.
+    pub probe: Probe,
+}
+
+/// How paths are probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// What a probe is made of.
+    pub kind: ProbeKind,
+    /// From one probe to the next, on each path.
+    pub interval: Duration,
+    /// Where probes go; `None`: to the path's endpoint. Of the endpoints' address family where the file lists endpoints.
+    pub target: Option<IpAddr>,
+}
+
+/// When a path is given up and when it is trusted again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Detection {
+    /// How many failovers may be false; positive and finite.
+    pub false_failovers_per_week: f64,
+    /// How long a recovered path must stay clean before traffic returns.
+    pub hold_down: Duration,
+}
+
+impl Default for Detection {
+    fn default() -> Self {
+        Self {
+            false_failovers_per_week: DEFAULT_FALSE_FAILOVERS_PER_WEEK,
+            hold_down: DEFAULT_HOLD_DOWN,
+        }
+    }
+}
