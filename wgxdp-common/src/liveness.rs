@@ -157,6 +157,22 @@ impl Standing {
         let silence = now_ns.wrapping_sub(proof_ns);
         let dead = at_least(silence, thresholds.dead_after_ns()) & at_least(unanswered, DEAD_MIN_UNANSWERED);
         let suspect = at_least(silence, thresholds.suspect_after_ns()) & at_least(unanswered, SUSPECT_MIN_UNANSWERED);
+        Self::from_bits(flags, latched_ns, dead, suspect)
+    }
+
+    /// From a judgement that was made before.
+    #[must_use]
+    pub const fn judged(flags: Flags, latched: bool, liveness: Liveness) -> Self {
+        let (dead, suspect) = match liveness {
+            Liveness::Live => (0, 0),
+            Liveness::Suspect => (0, 1),
+            Liveness::Dead => (1, 1),
+        };
+        Self::from_bits(flags, latched as u64, dead, suspect)
+    }
+
+    #[inline(always)]
+    const fn from_bits(flags: Flags, latched_ns: u64, dead: u64, suspect: u64) -> Self {
         let carries = is_zero(flags.0 as u64) & is_zero(latched_ns) & is_zero(dead);
         let usable = is_zero((flags.0 & Flags::UNUSABLE.0) as u64);
         let wants_latch = dead & is_zero(flags.0 as u64) & is_zero(latched_ns);

@@ -1,7 +1,6 @@
 //! Attaching the programs: by tcx (kernel 6.6), where a pinned link keeps the program when the daemon is gone; else by clsact, where a filter
 //! does so by itself. What a run before left is replaced atomically, never detached first.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -13,6 +12,8 @@ use wgxdp_common::abi::{PROGRAM_RESTORE, PROGRAM_STEER};
 use super::pins::remove_file;
 use super::{Error, Pins};
 
+/// Where the daemon keeps what must outlive it but not a reboot.
+const RUN_DIRECTORY: &str = "/run/wgxdp";
 /// Priority and handle of our clsact filters, by which a run knows its own again.
 const CLSACT_PRIORITY: u16 = 5747;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
@@ -50,26 +51,18 @@ pub enum Mechanism {
     /// A tcx link, pinned.
     Tcx,
     /// A filter of the clsact qdisc.
-    Clsact {
-        /// The qdisc was not there before us.
-        qdisc_is_ours: bool,
-    },
+    Clsact,
 }
 
-/// What is attached where, by index of the device.
+/// Attaches programs and remembers their links as pins.
 pub struct Attachments {
     pins: Pins,
-    attached: BTreeMap<(u32, Hook), Mechanism>,
 }
 
 impl Attachments {
-    /// Nothing attached by this process yet.
     #[must_use]
     pub(super) fn new(pins: Pins) -> Self {
-        Self {
-            pins,
-            attached: BTreeMap::new(),
-        }
+        Self { pins }
     }
 
     pub(super) fn pins(&self) -> &Pins {
@@ -94,59 +87,60 @@ impl Attachments {
         };
         self.pins.create_links()?;
         let path = self.link_path(hook, ifindex);
-        let mechanism = match attach_tcx(program, hook, interface, &path) {
-            Ok(()) => Mechanism::Tcx,
-            Err(e) if is_unsupported(&e) => attach_clsact(program, hook, interface).map_err(|e| failed(Box::new(e)))?,
-            Err(e) => return Err(failed(Box::new(e))),
-        };
-        self.attached.insert((ifindex, hook), mechanism);
-        Ok(mechanism)
-    }
-
-    /// Devices on which a clsact qdisc is there because of us.
-    pub fn clsact_devices(&self) -> impl Iterator<Item = u32> {
-        let ours = self
-            .attached
-            .iter()
-            .filter(|(_, how)| **how == Mechanism::Clsact { qdisc_is_ours: true });
-        ours.map(|((ifindex, _), _)| *ifindex)
+        match attach_tcx(program, hook, interface, &path) {
+            Ok(()) => Ok(Mechanism::Tcx),
+            Err(e) if is_unsupported(&e) => {
+                attach_clsact(program, hook, interface, ifindex).map_err(|e| failed(Box::new(e)))
+            }
+            Err(e) => Err(failed(Box::new(e))),
+        }
     }
 
     /// Forgets a device that is gone, with the link that its deletion left behind.
     ///
     /// # Errors
     /// When bpffs refuses.
-    pub fn device_gone(&mut self, ifindex: u32) -> Result<(), Error> {
+    pub fn device_gone(&self, ifindex: u32) -> Result<(), Error> {
         for hook in [Hook::Steer, Hook::Restore] {
-            self.attached.remove(&(ifindex, hook));
             remove_file(&self.link_path(hook, ifindex))?;
         }
         Ok(())
     }
 
-    /// Detaches everything that a run of ours attached, this one or one before, from the devices that `name` knows.
+    /// Detaches everything that a run of ours attached, this one or one before, where `devices` are all there are. Returns the devices on which
+    /// a clsact qdisc is there because of us.
     ///
     /// # Errors
     /// The first failure; the others are detached all the same.
-    pub fn detach_all(&mut self, devices: impl IntoIterator<Item = (u32, String)>) -> Result<(), Error> {
+    pub fn detach_all(pins: &Pins, devices: impl IntoIterator<Item = (u32, String)>) -> Result<Vec<u32>, Error> {
         let mut outcome = Ok(());
         let mut note = |result: Result<(), Error>| {
             if outcome.is_ok() {
                 outcome = result;
             }
         };
-        for path in entries(&self.pins.links()) {
+        for path in entries(&pins.links()) {
             // Removing the last reference to a link detaches it.
             note(remove_file(&path));
         }
-        for (_, interface) in devices {
+        let mut qdiscs = Vec::new();
+        for (ifindex, interface) in devices {
             for hook in [Hook::Steer, Hook::Restore] {
                 note(detach_clsact(hook, &interface));
             }
+            let marker = qdisc_marker(ifindex);
+            if marker.exists() {
+                qdiscs.push(ifindex);
+                note(remove_file(&marker));
+            }
         }
-        self.attached.clear();
-        outcome
+        outcome.map(|()| qdiscs)
     }
+}
+
+/// The file that says that a device has its clsact qdisc from us.
+fn qdisc_marker(ifindex: u32) -> PathBuf {
+    Path::new(RUN_DIRECTORY).join(format!("clsact-{ifindex}"))
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
@@ -198,12 +192,17 @@ fn is_unsupported(error: &AttachError) -> bool {
     matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
-fn attach_clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Result<Mechanism, AttachError> {
-    let qdisc_is_ours = match tc::qdisc_add_clsact(interface) {
-        Ok(()) => true,
-        Err(e) if is_already_there(&e) => false,
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    hook: Hook,
+    interface: &str,
+    ifindex: u32,
+) -> Result<Mechanism, AttachError> {
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) => fs::write(qdisc_marker(ifindex), "")?,
+        Err(e) if is_already_there(&e) => {}
         Err(e) => return Err(e.into()),
-    };
+    }
     let options = NlOptions {
         priority: CLSACT_PRIORITY,
         handle: CLSACT_HANDLE,
@@ -221,7 +220,7 @@ fn attach_clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> 
     };
     // The filter stays when the daemon goes; `detach_all` removes it.
     std::mem::forget(program.take_link(id)?);
-    Ok(Mechanism::Clsact { qdisc_is_ours })
+    Ok(Mechanism::Clsact)
 }
 
 fn is_already_there(error: &TcError) -> bool {

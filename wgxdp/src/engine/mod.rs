@@ -254,34 +254,56 @@ impl Engine {
     /// until told otherwise. The first actions say everything that the maps must hold.
     #[must_use]
     pub fn new(settings: Settings, peers: &[PeerSpec], now_ns: u64, actions: &mut Vec<Action>) -> Self {
-        let mut uplinks = BTreeMap::new();
+        let mut engine = Self {
+            settings,
+            peers: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            now_ns,
+            hint_ns: None,
+        };
+        engine.add_peers(peers, now_ns, actions);
+        engine
+    }
+
+    /// Takes more peers into care, on the same terms as [`Engine::new`]. A peer of the same id is replaced.
+    pub fn add_peers(&mut self, peers: &[PeerSpec], now_ns: u64, actions: &mut Vec<Action>) {
+        let now_ns = self.now_ns.max(now_ns);
+        self.now_ns = now_ns;
         let of_peer = |peer: &PeerSpec| peer.paths.len().min(MAX_PATHS_PER_PEER);
         let count = peers.iter().map(of_peer).sum();
         let mut index = 0..count;
-        let peers = peers.iter().map(|spec| {
+        let mut new_uplinks = BTreeMap::new();
+        for spec in peers {
             let paths = spec
                 .paths
                 .iter()
                 .zip(index.by_ref().take(of_peer(spec)))
                 .map(|(path, index)| {
-                    uplinks.insert(path.uplink, Flags::NONE);
                     let schedule = Schedule::new(now_ns, path.interval, index, count);
-                    Path::new(path, schedule, settings.first_sequence, now_ns, actions)
+                    Path::new(path, schedule, self.settings.first_sequence, now_ns, actions)
                 });
-            (spec.id, Peer::new(spec.id, paths.collect()))
-        });
-        let peers = peers.collect();
-        actions.extend(uplinks.iter().map(|(uplink, flags)| Action::SetUplinkFlags {
+            let mut peer = Peer::new(spec.id, paths.collect());
+            for place in 0..peer.paths.len() {
+                let uplink = peer.paths[place].uplink;
+                match self.uplinks.get(&uplink) {
+                    Some(flags) if *flags != Flags::NONE => peer.uplink_flagged(place, *flags, now_ns, actions),
+                    Some(_) => {}
+                    None => _ = new_uplinks.insert(uplink, Flags::NONE),
+                }
+            }
+            peer.settle(now_ns, actions);
+            self.peers.insert(spec.id, peer);
+        }
+        actions.extend(new_uplinks.iter().map(|(uplink, flags)| Action::SetUplinkFlags {
             uplink: *uplink,
             flags: *flags,
         }));
-        Self {
-            settings,
-            peers,
-            uplinks,
-            now_ns,
-            hint_ns: None,
-        }
+        self.uplinks.extend(new_uplinks);
+    }
+
+    /// Forgets a peer; inputs about its paths change nothing from now on.
+    pub fn remove_peer(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
     }
 
     /// Takes one input; `actions` grows by what follows from it. A clock that goes backwards stands still here. Inputs about paths that

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wgxdp_common::id::{PathId, UplinkId};
-use wgxdp_common::liveness::{self, Candidate, DEAD_MIN_UNANSWERED, Flags, Liveness, SUSPECT_MIN_UNANSWERED};
+use wgxdp_common::liveness::{self, DEAD_MIN_UNANSWERED, Flags, Liveness, SUSPECT_MIN_UNANSWERED, Standing};
 use wgxdp_common::table::PathState;
 
 use super::loss::Loss;
@@ -126,7 +126,7 @@ impl Path {
     }
 
     /// As the kernel's chooser sees it, once the actions are carried out.
-    pub(super) fn candidate(&self) -> Candidate {
+    pub(super) fn standing(&self) -> Standing {
         let liveness = match self.state {
             PathState::Up | PathState::Held => Liveness::Live,
             PathState::Suspect => Liveness::Suspect,
@@ -137,11 +137,7 @@ impl Path {
         } else {
             Flags::NONE
         };
-        Candidate {
-            flags: flags.with(self.uplink_flags),
-            latched: self.state == PathState::Down,
-            liveness,
-        }
+        Standing::judged(flags.with(self.uplink_flags), self.state == PathState::Down, liveness)
     }
 
     /// Goes to another state and says so.

@@ -244,7 +244,7 @@ impl Peer {
         let mut chooser = Chooser::default();
         let mut offered = self.paths.iter().take(MAX_PATHS_PER_PEER);
         match offered
-            .find_map(|path| chooser.offer(path.candidate()))
+            .find_map(|path| chooser.offer(path.standing()))
             .unwrap_or_else(|| chooser.fail_open(0))
         {
             Choice::Live(place) | Choice::Suspect(place) => Some(self.paths[place as usize].id),

@@ -31,6 +31,12 @@ impl Names {
         self.peers.insert(peer, name.into());
     }
 
+    /// Forgets a peer and its paths.
+    pub fn remove_peer(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+        self.paths.retain(|path, _| path.peer() != peer);
+    }
+
     /// Names a path.
     pub fn add_path(&mut self, path: PathId, uplink: impl Into<String>, endpoint: impl Into<String>) {
         self.paths.insert(

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
-use wgxdp_common::liveness::{self, Candidate, Choice, Chooser, Flags, Liveness, Thresholds};
+use wgxdp_common::liveness::{self, Choice, Chooser, Flags, Liveness, Standing, Thresholds};
 use wgxdp_common::table::{PathState, Proof};
 
 use crate::engine::{Action, Engine, Input, PathSpec, PeerSpec, Settings, Transition};
@@ -313,11 +313,7 @@ impl Sim {
                     at_ns: now_ns,
                 });
             }
-            choice = chooser.offer(Candidate {
-                flags,
-                latched,
-                liveness,
-            });
+            choice = chooser.offer(Standing::judged(flags, latched, liveness));
             if choice.is_some() {
                 break;
             }

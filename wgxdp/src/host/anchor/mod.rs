@@ -77,11 +77,9 @@ impl Anchor {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub async fn disengage(&mut self) -> Result<()> {
+    pub async fn disengage(&mut self) -> Result<Removed> {
         self.ports = None;
-        policy::remove_rules(&self.netlink).await?;
-        policy::remove_routes(&self.netlink).await?;
-        Ok(())
+        disengage(&self.netlink).await
     }
 
     async fn settle_policy(&self) -> Result<Vec<String>> {
@@ -177,13 +175,26 @@ impl fmt::Display for Removed {
     }
 }
 
+/// Removes our rules, then our routes, whoever of us made them: WireGuard talks from the uplinks' addresses again. The device stays.
+///
+/// # Errors
+/// What the kernel refused.
+pub async fn disengage(netlink: &Netlink) -> Result<Removed> {
+    let rules = policy::remove_rules(netlink).await?;
+    let routes = policy::remove_routes(netlink).await?;
+    Ok(Removed {
+        rules,
+        routes,
+        ..Removed::default()
+    })
+}
+
 /// Removes everything that is provably ours, in the order that disturbs least.
 ///
 /// # Errors
 /// What the kernel refused; what was removed before is then not reported.
 pub async fn remove(netlink: &Netlink) -> Result<Removed> {
-    let rules = policy::remove_rules(netlink).await?;
-    let routes = policy::remove_routes(netlink).await?;
+    let Removed { rules, routes, .. } = disengage(netlink).await?;
     let neighbours = neighbour::release_all(netlink).await?;
     let devices = device::remove(netlink).await?;
     Ok(Removed {

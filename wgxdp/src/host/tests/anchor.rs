@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use super::super::Error;
 use super::super::anchor::{Anchor, NAME, PEER_NAME, Removed, remove};
 use super::super::netlink::Netlink;
-use super::{everything, in_namespace, ip, ip_can, wait_for};
+use super::{assert_unchanged, everything, in_namespace, ip, ip_can, wait_for};
 
 fn ports(ports: &[u16]) -> BTreeSet<u16> {
     ports.iter().copied().collect()
@@ -15,6 +15,8 @@ fn ports(ports: &[u16]) -> BTreeSet<u16> {
 /// An uplink with addresses and default routes, so that there is something to leave alone.
 fn uplink() {
     ip("link add up0 type veth peer name far0");
+    ip("link set up0 addrgenmode none");
+    ip("link set far0 addrgenmode none");
     ip("address add 10.1.0.2/24 dev up0");
     ip("-6 address add 2001:db8:1::2/64 dev up0 nodad");
     ip("link set far0 up");
@@ -23,17 +25,24 @@ fn uplink() {
     ip("-6 route add default via 2001:db8:1::1 dev up0");
 }
 
-/// Everything, once the kernel has done what it does a little after the fact: carrier to operational state, IPv6 addresses to routes.
+/// Everything, once the kernel has done what it does a little after the fact: carrier to operational state, IPv6 to routes.
 async fn settled() -> String {
     let quiet = || {
         let all = everything();
-        let pairs = ["up0@", "wgxdp0@", "wgxdp0p@"];
-        let links_settled = all
+        let has = |words: String| all.contains(&words);
+        let links = ["far0", "up0", "wgxdp0", "wgxdp0p"]
+            .into_iter()
+            .filter(|name| has(format!(" {name}@")));
+        let links_settled = links.into_iter().all(|name| {
+            let states: Vec<_> = all.lines().filter(|line| line.contains(&format!(" {name}@"))).collect();
+            let routed = name == PEER_NAME || has(format!("multicast ff00::/8 dev {name} "));
+            routed && states.iter().all(|line| line.contains("state UP"))
+        });
+        let addresses = ip("-6 -o address show");
+        let mut addresses = addresses
             .lines()
-            .filter(|line| pairs.iter().any(|name| line.contains(name)))
-            .all(|line| line.contains("state UP"));
-        let address = all.contains("inet6 fd5e:9a1c:7d42::8") == all.contains("local fd5e:9a1c:7d42::8");
-        (links_settled && address && ip("-6 address show tentative").is_empty()).then_some(all)
+            .filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
+        (links_settled && addresses.all(|address| has(format!("local {address} dev")))).then_some(all)
     };
     wait_for("the kernel to settle", quiet).await
 }
@@ -49,12 +58,12 @@ fn engaging_disengaging_and_removing_leaves_everything_as_it_was() {
         anchor.engage(&ports(&[51820, 51821])).await.unwrap();
         assert_ne!(everything(), raised);
         anchor.disengage().await.unwrap();
-        assert_eq!(everything(), raised);
+        assert_unchanged(&raised);
         anchor.engage(&ports(&[51820])).await.unwrap();
         let removed = remove(&netlink).await.unwrap();
         assert_eq!((removed.rules, removed.routes), (6, 2));
         assert_eq!(removed.devices, [NAME]);
-        assert_eq!(everything(), before);
+        assert_unchanged(&before);
         assert_eq!(
             remove(&netlink).await.unwrap(),
             Removed::default(),
@@ -103,7 +112,7 @@ fn raising_twice_adopts_the_device_and_changes_nothing() {
         let raised = settled().await;
         let second = Anchor::raise(&netlink).await.unwrap();
         assert_eq!((first.index(), first.mac()), (second.index(), second.mac()));
-        assert_eq!(everything(), raised);
+        assert_unchanged(&raised);
     });
 }
 
@@ -133,7 +142,7 @@ fn a_foreign_device_of_either_name_is_refused_and_left_untouched() {
                 other => panic!("{other:?}"),
             }
             assert_eq!(remove(&netlink).await.unwrap(), Removed::default());
-            assert_eq!(everything(), before);
+            assert_unchanged(&before);
         });
     }
 }
@@ -153,7 +162,7 @@ fn removing_leaves_foreign_rules_and_routes_in_our_table_and_ours_in_number_only
         let mut anchor = Anchor::raise(&netlink).await.unwrap();
         anchor.engage(&ports(&[51820])).await.unwrap();
         assert_eq!(remove(&netlink).await.unwrap().rules, 6);
-        assert_eq!(everything(), before);
+        assert_unchanged(&before);
     });
 }
 
@@ -359,7 +368,7 @@ fn where_ipv6_is_off_the_anchor_does_without() {
         assert_eq!(ip("-6 rule show").matches("proto 87").count(), 0);
         assert_eq!(anchor.repair().await.unwrap(), Vec::<String>::new());
         remove(&netlink).await.unwrap();
-        assert_eq!(everything(), before);
+        assert_unchanged(&before);
     });
 }
 

@@ -85,19 +85,43 @@ fn ip_can(words: &str) -> bool {
         .success()
 }
 
-/// Everything that `ip` knows of rules, routes, links and addresses here.
+/// Everything that `ip` knows of rules, routes, links and addresses here, each in the order of the alphabet: the kernel's own order is that of
+/// its tables, which grow.
 fn everything() -> String {
-    // Counters of lifetimes and the like are not shown by these.
-    [
+    let lists = [
         "rule show",
         "-6 rule show",
-        "route show table all",
+        "-4 route show table all",
         "-6 route show table all",
         "link show",
         "address show",
-    ]
-    .map(|words| format!("$ ip {words}\n{}", ip(words)))
-    .concat()
+    ];
+    let mut all = String::new();
+    for words in lists {
+        let shown = ip(words);
+        let mut lines: Vec<&str> = shown.lines().collect();
+        lines.sort_unstable();
+        all += &format!("$ ip {words}\n{}\n", lines.join("\n"));
+    }
+    all
+}
+
+/// That everything is as it was, or else which lines are not.
+#[track_caller]
+fn assert_unchanged(before: &str) {
+    let now = everything();
+    let only = |one: &str, other: &str| -> Vec<String> {
+        one.lines()
+            .filter(|line| !other.lines().any(|there| there == *line))
+            .map(String::from)
+            .collect()
+    };
+    assert!(
+        now == before,
+        "gone: {:#?}\nnew: {:#?}\nor another number: {now}",
+        only(before, &now),
+        only(&now, before)
+    );
 }
 
 /// Waits until `probe` gives something.

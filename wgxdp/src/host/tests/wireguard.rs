@@ -1,6 +1,7 @@
 //! Laws of tunnels, with wireguard-go at both ends.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
@@ -25,25 +26,23 @@ impl WireGuard {
     /// In the namespace `hub`, or here. UAPI sockets are shared by namespaces, so the name is made unique.
     async fn start(kind: &str, in_hub: bool, port: u16) -> Self {
         let name = format!("wgx{kind}{}", std::process::id());
-        let prefix = if in_hub { "netns exec hub " } else { "" };
-        let words = format!("{prefix}wireguard-go -f {name}");
-        let (program, words) = if in_hub {
-            ("ip", words.as_str())
-        } else {
-            words.split_once(' ').unwrap()
+        let (program, arguments) = match in_hub {
+            true => ("ip", vec!["netns", "exec", "hub", "wireguard-go", "-f", &name]),
+            false => ("wireguard-go", vec!["-f", &name]),
         };
+        let complaints = File::create(format!("/run/{name}.log")).unwrap();
         let mut command = Command::new(program);
-        command
-            .args(words.split_whitespace())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.args(arguments).stdout(Stdio::null()).stderr(complaints);
         let process = command.spawn().expect("wireguard-go");
-        let this = Self {
-            process,
-            name,
-            keys: KeyPair::generate(),
-        };
+        let keys = KeyPair::generate();
+        let mut this = Self { process, name, keys };
         let answers = || {
+            let complaints = std::fs::read_to_string(format!("/run/{}.log", this.name)).unwrap();
+            assert!(
+                this.process.try_wait().unwrap().is_none(),
+                "{} has ended: {complaints}",
+                this.name
+            );
             Command::new("wg")
                 .args(["show", &this.name])
                 .output()
@@ -52,7 +51,7 @@ impl WireGuard {
                 .success()
                 .then_some(())
         };
-        wait_for("wireguard-go", answers).await;
+        wait_for(&format!("wireguard-go as {}", this.name), answers).await;
         std::fs::write("/run/key", this.keys.private.to_base64()).unwrap();
         run(
             "wg",

@@ -1,0 +1,391 @@
+//! The driver: the one place that owns clocks, sockets, tasks and maps, and turns the [engine](crate::engine)'s actions into deeds.
+//!
+//! ```text
+//! start     view, tunnels ─▶ plan ─▶ anchor ─▶ programs, maps ─▶ attach ─▶ neighbours ─▶ engage ─▶ "ready"
+//! serve     records │ link events │ the engine's wake-up │ changes of the tunnels ─▶ engine ─▶ actions ─▶ maps, probes, log
+//! clean up  rules, routes ─▶ detach ─▶ device, neighbours ─▶ pins
+//! ```
+//!
+//! Everything that can be refused is refused before anything is touched. What fails later leads to the same clean-up as the end of the
+//! daemon and as `wgxdp down`: it removes what can be proven to be ours, whichever run of ours left it.
+
+mod cleanup;
+mod peers;
+mod plan;
+mod serve;
+mod tunnels;
+mod uplink;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use aya::maps::{MapData, RingBuf};
+use tokio::io::unix::AsyncFd;
+use tracing::{info, warn};
+use wgxdp_common::abi::{DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, PROBE_MARK_MASK};
+use wgxdp_common::id::{PathId, PeerId, UplinkId};
+use wgxdp_common::net::Address;
+use wgxdp_common::table;
+
+use crate::clock::monotonic_ns;
+use crate::config::Config;
+use crate::dataplane::{self, Dataplane, Hook, Pins};
+use crate::engine::{self, Action, Engine, Input};
+use crate::host::anchor::{self, Anchor};
+use crate::host::neighbour::Neighbours;
+use crate::host::netlink::Netlink;
+use crate::host::view::View;
+use crate::host::watch::Watch;
+use crate::host::{self, wireguard};
+use crate::prober::Prober;
+
+pub use cleanup::{CleanUp, clean_up};
+use plan::{PathPlan, PeerPlan, PlanError};
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host's network.
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    /// A tunnel.
+    #[error(transparent)]
+    Tunnel(#[from] wireguard::Error),
+    /// The programs or their maps.
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
+    /// The configuration and the tunnels do not fit.
+    #[error("{0}")]
+    Plan(String),
+    /// An uplink's device does not exist.
+    #[error("uplink {name}: there is no interface {interface}; `ip link` lists what there is")]
+    NoInterface {
+        /// The uplink.
+        name: String,
+        /// Its interface.
+        interface: String,
+    },
+    /// An uplink's device is of a kind that packets cannot be steered to.
+    #[error("uplink {name}: interface {interface} has neither Ethernet nor plain IP packets, so nothing can be steered to it")]
+    LinkLayer {
+        /// The uplink.
+        name: String,
+        /// Its interface.
+        interface: String,
+    },
+    /// An uplink has no way to an endpoint.
+    #[error(
+        "uplink {name}: no gateway for {destination} on {interface}, whose addresses are {addresses}; add a default route by {interface}, or set gateway = \"ADDRESS\" (\"none\" if {destination} is on the link)"
+    )]
+    NoGateway {
+        /// The uplink.
+        name: String,
+        /// Its interface.
+        interface: String,
+        /// Its addresses.
+        addresses: String,
+        /// The endpoint that cannot be reached.
+        destination: std::net::IpAddr,
+    },
+    /// The sockets for the probes.
+    #[error("no socket for the probes: {0}")]
+    Prober(#[source] io::Error),
+    /// A system call.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// More peers than a probe's mark can tell apart.
+    #[error("{0} peers are more than the probes' marks can tell apart")]
+    TooManyPeers(usize),
+}
+
+impl From<PlanError> for Error {
+    fn from(error: PlanError) -> Self {
+        Self::Plan(error.to_string())
+    }
+}
+
+/// An uplink while the daemon runs.
+struct UplinkRuntime {
+    state: uplink::State,
+    remembered: uplink::Remembered,
+    /// The device that `restore` is attached to.
+    attached: Option<u32>,
+}
+
+/// A path while the daemon runs.
+struct PathRuntime {
+    plan: PathPlan,
+    /// The last probe's sequence number, to make the kernel's 16 bits whole again.
+    sequence: u32,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    config: Config,
+    watch: Watch,
+    view: View,
+    anchor: Anchor,
+    neighbours: Neighbours,
+    dataplane: Dataplane,
+    records: AsyncFd<RingBuf<MapData>>,
+    prober: Prober,
+    engine: Engine,
+    names: engine::Names,
+    max_peers: u32,
+    uplinks: Vec<UplinkRuntime>,
+    tunnels: Vec<wireguard::Tunnel>,
+    peers: BTreeMap<PeerId, PeerPlan>,
+    paths: BTreeMap<PathId, PathRuntime>,
+    published: Option<table::Config>,
+}
+
+/// What is known before anything is touched.
+struct Survey {
+    watch: Watch,
+    view: View,
+    tunnels: Vec<wireguard::Tunnel>,
+    plans: BTreeSet<PeerPlan>,
+    uplinks: Vec<UplinkRuntime>,
+}
+
+/// Looks at the host and refuses what cannot work, before anything is touched.
+async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
+    let (watch, view) = Watch::start(netlink).await?;
+    let tunnels = tunnels::read_all(config).await?;
+    let plans = plan::peers(config, &tunnels)?;
+    let destinations: BTreeSet<_> = plans.iter().flat_map(PeerPlan::destinations).collect();
+    let mut uplinks = Vec::new();
+    for (id, uplink) in (0..).map(UplinkId).zip(config.uplinks()) {
+        let (name, interface) = (uplink.name.as_str().to_owned(), uplink.interface.as_str().to_owned());
+        let Some(link) = view.get(&interface) else { return Err(Error::NoInterface { name, interface }) };
+        if link.kind == table::LinkKind::ABSENT {
+            return Err(Error::LinkLayer { name, interface });
+        }
+        let mut remembered = uplink::Remembered::default();
+        let state = uplink::State::of(id, uplink, &view, &mut remembered);
+        let usable = state.flags == wgxdp_common::liveness::Flags::NONE;
+        let lacking = destinations.iter().find(|destination| usable && state.lacks_gateway(uplink, **destination));
+        if let Some(destination) = lacking {
+            let addresses = uplink::describe(link);
+            return Err(Error::NoGateway { name, interface, addresses, destination: *destination });
+        }
+        uplinks.push(UplinkRuntime { state, remembered, attached: None });
+    }
+    Ok(Survey { watch, view, tunnels, plans, uplinks })
+}
+
+/// Runs until SIGINT or SIGTERM, and removes everything that it added, also when it fails.
+///
+/// # Errors
+/// Why it did not start, or stopped.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let netlink = Netlink::connect()?;
+    let survey = survey(&config, &netlink).await?;
+    let signals = serve::Signals::listen()?;
+    let interfaces: Vec<String> = config.tunnels().iter().map(|tunnel| tunnel.interface.as_str().into()).collect();
+    let outcome = match Daemon::start(config, &netlink, survey).await {
+        Ok(mut daemon) => daemon.serve(signals).await,
+        Err(e) => Err(e),
+    };
+    match clean_up(&netlink, &Pins::default(), &interfaces).await {
+        Ok(done) => info!("removed {done}"),
+        Err(e) => warn!("clean-up is not complete: {e}; `wgxdp down` tries again"),
+    }
+    outcome
+}
+
+impl Daemon {
+    async fn start(config: Config, netlink: &Netlink, survey: Survey) -> Result<Self, Error> {
+        let Survey { watch, view, tunnels, plans, uplinks } = survey;
+        for warning in config.warnings() {
+            warn!("{warning}");
+        }
+        let max_peers = max_peers(plans.len())?;
+        let anchor = Anchor::raise(netlink).await?;
+        if !anchor.has_v6() {
+            warn!("IPv6 is switched off on this host: only IPv4 endpoints are steered");
+        }
+        let prober = Prober::open(anchor.v4().into(), anchor.v6().map(Into::into)).map_err(Error::Prober)?;
+        let dataplane = Dataplane::load(max_peers, Pins::default())?;
+        // SAFETY: the ring buffer owns its descriptor, which stays open and the same until it is dropped.
+        let records = unsafe { AsyncFd::register(dataplane.records()?) };
+        let records = records.map_err(|e| Error::System { what: "waiting for records", source: e.into() })?;
+        let settings = engine::Settings {
+            hold_down: config.detection().hold_down,
+            first_sequence: u32::from(rand::random::<u16>()),
+        };
+        let mut daemon = Self {
+            neighbours: Neighbours::new(netlink),
+            engine: Engine::new(settings, &[], monotonic_ns(), &mut Vec::new()),
+            names: engine::Names::default(),
+            config,
+            watch,
+            view,
+            anchor,
+            dataplane,
+            records,
+            prober,
+            max_peers,
+            uplinks,
+            tunnels,
+            peers: BTreeMap::new(),
+            paths: BTreeMap::new(),
+            published: None,
+        };
+        daemon.install(plans).await?;
+        Ok(daemon)
+    }
+
+    /// Fills the maps, attaches, and only then leads packets to the anchor.
+    async fn install(&mut self, plans: BTreeSet<PeerPlan>) -> Result<(), Error> {
+        self.add_peers(plans)?;
+        self.publish()?;
+        for index in 0..self.uplinks.len() {
+            let (state, id) = (self.uplinks[index].state.clone(), UplinkId(index as u32));
+            let mut actions = Vec::new();
+            self.engine.handle(Input::UplinkFlags { uplink: id, flags: state.flags }, monotonic_ns(), &mut actions);
+            self.perform(actions);
+            // Peers may be none yet: the flags of an uplink without paths are the driver's own to write.
+            self.dataplane.set_uplink_flags(id, state.flags);
+            self.attach_restore(index)?;
+        }
+        self.dataplane.attach(Hook::Steer, anchor::NAME, self.anchor.index())?;
+        self.dataplane.pin_maps()?;
+        self.settle_neighbours().await?;
+        self.anchor.engage(&self.ports()).await?;
+        self.refresh_endpoints().await;
+        self.describe();
+        Ok(())
+    }
+
+    /// Ports of all tunnels.
+    fn ports(&self) -> BTreeSet<u16> {
+        self.tunnels.iter().filter_map(|tunnel| tunnel.listen_port).collect()
+    }
+
+    /// Attaches `restore` to the uplink's device, if there is one that it is not attached to.
+    fn attach_restore(&mut self, index: usize) -> Result<(), Error> {
+        let uplink = &mut self.uplinks[index];
+        let ifindex = uplink.state.entry.ifindex;
+        if let Some(gone) = uplink.attached.filter(|attached| *attached != ifindex) {
+            self.dataplane.attachments().device_gone(gone)?;
+            uplink.attached = None;
+        }
+        if ifindex != 0 && uplink.attached.is_none() {
+            let interface = self.config.uplinks()[index].interface.as_str();
+            let mechanism = self.dataplane.attach(Hook::Restore, interface, ifindex)?;
+            uplink.attached = Some(ifindex);
+            tracing::debug!("restore is attached to {interface} by {mechanism:?}");
+        }
+        Ok(())
+    }
+
+    /// Puts the host's side of the configuration into force, if it changed.
+    fn publish(&mut self) -> Result<(), Error> {
+        let config = self.table_config();
+        if self.published.as_ref() != Some(&config) {
+            self.dataplane.publish(&config)?;
+            self.published = Some(config);
+        }
+        Ok(())
+    }
+
+    fn table_config(&self) -> table::Config {
+        let mut config = table::Config {
+            anchor: table::Anchor {
+                v4: std::net::IpAddr::V4(self.anchor.v4()).into(),
+                v6: self.anchor.v6().map_or(Address::UNSPECIFIED, |v6| std::net::IpAddr::V6(v6).into()),
+                ifindex: self.anchor.index(),
+                mac: self.anchor.mac(),
+                probe_ident: self.prober.ident().to_be(),
+            },
+            uplink_count: self.uplinks.len() as u32,
+            ..table::Config::default()
+        };
+        for (entry, uplink) in config.uplinks.iter_mut().zip(&self.uplinks) {
+            *entry = uplink.state.entry;
+        }
+        let fallback = plan::fallback(&self.config);
+        for (index, (entry, port)) in (0..).zip(config.tunnels.iter_mut().zip(self.ports())) {
+            *entry = table::Tunnel { port: port.into(), index, fallback };
+            config.tunnel_count = u32::from(index) + 1;
+        }
+        config
+    }
+
+    /// Has the kernel keep every next hop resolved that a packet may be sent to.
+    async fn settle_neighbours(&mut self) -> Result<(), Error> {
+        let destinations: BTreeSet<_> = self.peers.values().flat_map(PeerPlan::destinations).collect();
+        let wanted = self.uplinks.iter().flat_map(|uplink| uplink.state.next_hops(&destinations)).collect();
+        self.neighbours.settle(wanted).await?;
+        Ok(())
+    }
+
+    /// Has user-space WireGuard forget the source addresses that it learned by another way than the present one.
+    async fn refresh_endpoints(&self) {
+        tunnels::refresh_endpoints(self.tunnels.clone()).await;
+    }
+
+    /// Says what is going to be done, once.
+    fn describe(&self) {
+        for plan in self.peers.values() {
+            let tunnel = self.config.tunnels()[plan.tunnel].interface.as_str();
+            let uplinks = plan.uplinks.iter().map(|uplink| self.config.uplinks()[*uplink as usize].name.as_str());
+            let uplinks = uplinks.collect::<Vec<_>>().join(", ");
+            let interval = humantime::format_duration(plan.interval);
+            info!("{tunnel}: {} at {} over {uplinks}, a probe every {interval}", plan.label(), plan.canonical);
+        }
+        if self.config.uplinks().len() == 1 {
+            info!("ready: 1 uplink, {} peers", self.peers.len());
+        } else {
+            info!("ready: {} uplinks, {} peers", self.config.uplinks().len(), self.peers.len());
+        }
+    }
+
+    /// Carries out what the engine decided, in order.
+    fn perform(&mut self, actions: Vec<Action>) {
+        let mut later = Vec::new();
+        for action in actions {
+            match action {
+                Action::SetUplinkFlags { uplink, flags } => self.dataplane.set_uplink_flags(uplink, flags),
+                Action::SetPathFlags { path, flags } => self.dataplane.set_path_flags(path, flags),
+                Action::SetThresholds { path, thresholds } => self.dataplane.set_thresholds(path, thresholds),
+                Action::LiftLatch { path } => self.dataplane.lift_latch(path),
+                Action::SetStatus { path, state, loss_ppm } => self.dataplane.set_status(path, state, loss_ppm),
+                Action::SendProbe { path, sequence } => self.send_probe(path, sequence, &mut later),
+                Action::Report(transition) => info!("{}", self.names.line(&transition)),
+            }
+        }
+        debug_assert!(later.is_empty(), "a probe that left or did not decides nothing");
+    }
+
+    fn send_probe(&mut self, path: PathId, sequence: u32, actions: &mut Vec<Action>) {
+        let Some(runtime) = self.paths.get_mut(&path) else { return };
+        runtime.sequence = sequence;
+        let sent = self.prober.send(path, sequence, runtime.plan.target);
+        let now_ns = monotonic_ns();
+        let input = match sent {
+            Ok(()) => Input::ProbeSent { path, sequence, at_ns: now_ns },
+            Err(e) => {
+                tracing::debug!("{}: probe {sequence} did not leave: {e}", self.names.path(path));
+                Input::ProbeFailed { path, sequence }
+            }
+        };
+        self.engine.handle(input, now_ns, actions);
+    }
+}
+
+/// Room for twice the peers that there are, within what a probe's mark can name.
+fn max_peers(peers: usize) -> Result<u32, Error> {
+    let most = !PROBE_MARK_MASK / MAX_PATHS_PER_PEER as u32;
+    let wanted = u32::try_from(peers).unwrap_or(u32::MAX);
+    if wanted > most {
+        return Err(Error::TooManyPeers(peers));
+    }
+    Ok(wanted.saturating_mul(2).clamp(DEFAULT_MAX_PEERS, most))
+}

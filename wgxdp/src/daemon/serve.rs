@@ -1,0 +1,192 @@
+//! The loop: whatever happens becomes an input of the engine, and its actions are carried out before the next.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{debug, error, info, warn};
+use wgxdp_common::id::{PathId, UplinkId};
+use wgxdp_common::liveness::Flags;
+use wgxdp_common::record::{Record, RecordKind};
+
+use super::{Daemon, Error, tunnels, uplink};
+use crate::clock::{monotonic_ns, sleep_until};
+use crate::dataplane::Hook;
+use crate::engine::Input;
+use crate::host::anchor;
+use crate::host::view::View;
+use crate::host::watch::Event;
+
+/// SIGINT and SIGTERM, caught before anything is touched.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(|source| Error::System { what: "catching signals", source });
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+impl Daemon {
+    pub(super) async fn serve(&mut self, mut signals: Signals) -> Result<(), Error> {
+        let mut poll = tunnels::Poll::start(&self.config);
+        loop {
+            let wakeup = self.engine.next_wakeup();
+            tokio::select! {
+                biased;
+                name = signals.next() => {
+                    info!("{name}: leaving");
+                    return Ok(());
+                }
+                event = self.watch.next() => self.host_changed(event?).await?,
+                ready = self.records.readable_mut() => {
+                    let mut ready = ready.map_err(|source| Error::System { what: "waiting for records", source })?;
+                    ready.clear_ready();
+                    self.drain_records();
+                }
+                () = sleep_until(wakeup) => self.tick(),
+                tunnels = poll.next() => self.follow_tunnels(tunnels).await?,
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut actions = Vec::new();
+        self.engine.handle(input, monotonic_ns(), &mut actions);
+        self.perform(actions);
+    }
+
+    /// The engine's wake-up: records first, then the kernel's own words about the paths that are due.
+    fn tick(&mut self) {
+        self.drain_records();
+        let now_ns = monotonic_ns();
+        let mut actions = Vec::new();
+        let due: Vec<PathId> = self.engine.due(now_ns).collect();
+        for path in due {
+            let proof = self.dataplane.tables().proof(path);
+            let latched_ns = Some(proof.latched_ns).filter(|ns| *ns != 0);
+            let input = Input::Proof { path, proof_ns: proof.proof_ns, unanswered: proof.unanswered, latched_ns };
+            self.engine.handle(input, now_ns, &mut actions);
+        }
+        self.engine.handle(Input::Tick, now_ns, &mut actions);
+        self.perform(actions);
+    }
+
+    fn drain_records(&mut self) {
+        while let Some(record) = self.next_record() {
+            let Record { at_ns, value_ns, path, from, sequence, .. } = record;
+            let value = Duration::from_nanos(value_ns);
+            match record.kind {
+                RecordKind::REPLY => {
+                    let Some(runtime) = self.paths.get(&path) else { continue };
+                    // The kernel knows 16 bits of it; the rest is the last one's that left.
+                    let behind = (runtime.sequence as u16).wrapping_sub(sequence as u16);
+                    let sequence = runtime.sequence.wrapping_sub(u32::from(behind));
+                    self.input(Input::Reply { path, sequence, rtt: value, at_ns });
+                }
+                RecordKind::LATCHED => self.input(Input::Latched { path, silence: value, at_ns }),
+                RecordKind::SWITCHED => {
+                    let from = Some(from).filter(|from| *from != PathId::NONE);
+                    debug!("{} carries the traffic", self.names.path(path));
+                    self.input(Input::Switched { path, from, silence: value, at_ns });
+                }
+                other => warn!("a record of unknown kind {}", other.0),
+            }
+        }
+    }
+
+    fn next_record(&mut self) -> Option<Record> {
+        let item = self.records.get_mut().next()?;
+        let bytes: &[u8] = &item;
+        if bytes.len() != size_of::<Record>() {
+            return None;
+        }
+        // SAFETY: the length is right, and any bits are a `Record` (plain data); the copy need not be aligned.
+        Some(unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() })
+    }
+
+    async fn host_changed(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::LinkChanged { name, admin_up, carrier, .. } => self.link_worsened(&name, uplink::link_flags(admin_up, carrier)),
+            Event::LinkGone { name, .. } => self.link_worsened(&name, Flags::ABSENT),
+            Event::View(view) => return self.view_changed(view).await,
+            Event::OursTouched => return self.repair().await,
+        }
+        Ok(())
+    }
+
+    /// Flags an uplink at once. What got better waits for the view, which knows addresses and gateways, too.
+    fn link_worsened(&mut self, interface: &str, flags: Flags) {
+        let Some(index) = self.config.uplinks().iter().position(|uplink| uplink.interface.as_str() == interface) else { return };
+        if flags != Flags::NONE && self.uplinks[index].state.flags != flags {
+            self.uplinks[index].state.flags = flags;
+            self.set_flags(UplinkId(index as u32), flags);
+        }
+    }
+
+    fn set_flags(&mut self, uplink: UplinkId, flags: Flags) {
+        self.dataplane.set_uplink_flags(uplink, flags);
+        self.input(Input::UplinkFlags { uplink, flags });
+    }
+
+    /// The devices as they are now: attach first, then publish, then resolve, and only then let packets there.
+    async fn view_changed(&mut self, view: View) -> Result<(), Error> {
+        self.view = view;
+        for (index, uplink) in self.config.uplinks().iter().enumerate() {
+            let runtime = &mut self.uplinks[index];
+            let before = runtime.state.entry;
+            runtime.state = uplink::State::of(UplinkId(index as u32), uplink, &self.view, &mut runtime.remembered);
+            let now = runtime.state.entry;
+            if before.ifindex != now.ifindex || before.v4 != now.v4 || before.v6 != now.v6 {
+                debug!("{}: device {}, {:?}, {:?}", uplink.name.as_str(), now.ifindex, now.v4, now.v6);
+            }
+        }
+        for index in 0..self.uplinks.len() {
+            if let Err(e) = self.attach_restore(index) {
+                // It may be gone again: another view will say so.
+                warn!("{e}");
+                self.uplinks[index].state.flags = Flags::ABSENT;
+            }
+        }
+        self.publish()?;
+        if let Err(e) = self.settle_neighbours().await {
+            warn!("{e}");
+        }
+        for index in 0..self.uplinks.len() {
+            self.set_flags(UplinkId(index as u32), self.uplinks[index].state.flags);
+        }
+        Ok(())
+    }
+
+    /// Makes good what somebody else removed.
+    async fn repair(&mut self) -> Result<(), Error> {
+        let index_before = self.anchor.index();
+        let missing = match self.anchor.repair().await {
+            Ok(missing) => missing,
+            Err(e) => {
+                error!("the anchor cannot be repaired: {e}; packets go where the kernel's other routes lead");
+                return Ok(());
+            }
+        };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        warn!("somebody removed what is ours; repaired: {}", missing.join(", "));
+        if self.anchor.index() != index_before {
+            self.dataplane.attachments().device_gone(index_before)?;
+            self.publish()?;
+            self.dataplane.attach(Hook::Steer, anchor::NAME, self.anchor.index())?;
+            self.refresh_endpoints().await;
+        }
+        Ok(())
+    }
+}

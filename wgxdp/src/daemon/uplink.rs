@@ -1,0 +1,112 @@
+//! What an uplink is at the moment: its configuration and its device, put together. Pure.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use wgxdp_common::id::UplinkId;
+use wgxdp_common::liveness::Flags;
+use wgxdp_common::net::Address;
+use wgxdp_common::table::{Family, LinkKind, Uplink};
+
+use crate::config::{AddressChoice, FamilyChoice, GatewayChoice, Uplink as UplinkConfig};
+use crate::host::link::Link;
+use crate::host::view::View;
+
+/// The next hops that an uplink had when it last had a default route. The kernel forgets routes with a device that goes down, and who configured
+/// them may take a while to say them again, or never does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Remembered {
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+}
+
+/// An uplink at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    /// As the programs see it.
+    pub(super) entry: Uplink,
+    /// What speaks against it.
+    pub(super) flags: Flags,
+}
+
+/// What speaks against a device.
+pub(super) fn link_flags(admin_up: bool, carrier: bool) -> Flags {
+    match (admin_up, carrier) {
+        (false, _) => Flags::ADMIN_DOWN,
+        (true, false) => Flags::NO_CARRIER,
+        (true, true) => Flags::NONE,
+    }
+}
+
+impl State {
+    /// The uplink as it is in `view`.
+    pub(super) fn of(id: UplinkId, config: &UplinkConfig, view: &View, remembered: &mut Remembered) -> Self {
+        let absent = Uplink { id, ..Uplink::default() };
+        let Some(link) = view.get(config.interface.as_str()).filter(|link| link.kind != LinkKind::ABSENT) else {
+            return Self { entry: absent, flags: Flags::ABSENT };
+        };
+        let on_link = link.noarp || link.kind == LinkKind::IP;
+        let v4 = family(config.v4, &link.v4, link.gateway4, &mut remembered.v4, on_link);
+        let v6 = family(config.v6, &link.v6, link.gateway6, &mut remembered.v6, on_link);
+        let entry = Uplink { v4, v6, ifindex: link.index, link: link.kind, mtu: link.mtu, id };
+        let mut flags = link_flags(link.admin_up, link.carrier);
+        if v4.address.is_unspecified() && v6.address.is_unspecified() {
+            flags = flags.with(Flags::ABSENT);
+        }
+        Self { entry, flags }
+    }
+
+    /// The next hops that packets to these destinations need resolved: none on links without link-layer addresses.
+    pub(super) fn next_hops(&self, destinations: &BTreeSet<IpAddr>) -> BTreeSet<(u32, IpAddr)> {
+        if self.entry.link != LinkKind::ETHERNET || self.flags.any_of(Flags::UNUSABLE) {
+            return BTreeSet::new();
+        }
+        let hop = |destination: &IpAddr| {
+            let family = if destination.is_ipv4() { &self.entry.v4 } else { &self.entry.v6 };
+            let hop = if family.gateway.is_unspecified() { *destination } else { family.gateway.to_ip() };
+            (!family.address.is_unspecified()).then_some((self.entry.ifindex, hop))
+        };
+        destinations.iter().filter_map(hop).collect()
+    }
+
+    /// Whether a destination's next hop is missing: an Ethernet device without gateway, although the configuration does not say that
+    /// all is on the link.
+    pub(super) fn lacks_gateway(&self, config: &UplinkConfig, destination: IpAddr) -> bool {
+        let family = if destination.is_ipv4() { &self.entry.v4 } else { &self.entry.v6 };
+        self.entry.link == LinkKind::ETHERNET
+            && !family.address.is_unspecified()
+            && family.gateway.is_unspecified()
+            && config.family_of(destination).gateway != GatewayChoice::OnLink
+    }
+}
+
+fn family<A: Copy + Into<IpAddr> + PartialEq>(
+    config: FamilyChoice<A>,
+    addresses: &[A],
+    gateway: Option<A>,
+    remembered: &mut Option<A>,
+    on_link: bool,
+) -> Family {
+    let address = match config.address {
+        AddressChoice::Auto => addresses.first().copied(),
+        AddressChoice::Fixed(address) => addresses.contains(&address).then_some(address),
+    };
+    let Some(address) = address else { return Family::default() };
+    if gateway.is_some() {
+        *remembered = gateway;
+    }
+    let gateway = match config.gateway {
+        GatewayChoice::Auto if on_link => gateway,
+        GatewayChoice::Auto => *remembered,
+        GatewayChoice::OnLink => None,
+        GatewayChoice::Via(gateway) => Some(gateway),
+    };
+    let gateway = gateway.map_or(Address::UNSPECIFIED, |gateway| gateway.into().into());
+    Family { address: address.into().into(), gateway }
+}
+
+/// The first of a device's usable addresses, for messages.
+pub(super) fn describe(link: &Link) -> String {
+    let all: Vec<String> = link.v4.iter().map(ToString::to_string).chain(link.v6.iter().map(ToString::to_string)).collect();
+    if all.is_empty() { "no address".into() } else { all.join(", ") }
+}
