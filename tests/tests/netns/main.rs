@@ -8,10 +8,12 @@ mod leaves_nothing;
 mod outlives;
 mod scene;
 
+use std::env;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use wgxdp_tests::privilege::root_or_skip;
+use wgxdp_tests::traffic::Pace;
 
 /// No wait is longer.
 const BOUND: Duration = Duration::from_secs(15);
@@ -20,4 +22,19 @@ const BOUND: Duration = Duration::from_secs(15);
 fn alone(what: &str) -> Option<MutexGuard<'static, ()>> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     root_or_skip(what).then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Set in a virtual machine, where every instruction is emulated.
+fn emulated() -> bool {
+    env::var_os("WGXDP_VM").is_some()
+}
+
+/// How much traffic this machine bears.
+fn pace() -> Pace {
+    if emulated() { Pace::Gentle } else { Pace::Full }
+}
+
+/// How late this machine may run what is due now.
+fn slack() -> Duration {
+    Duration::from_millis(if emulated() { 1000 } else { 200 })
 }

@@ -10,7 +10,7 @@ use wgxdp_tests::topology::{Family, Lab, Uplink};
 use wgxdp_tests::traffic::{Traffic, analysis::Report};
 use wgxdp_tests::wireguard::LISTEN_PORT;
 
-use crate::BOUND;
+use crate::{BOUND, pace};
 
 /// No gap is longer; generous, for a loaded machine.
 const LONGEST_GAP: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ impl Scene {
         let lab = Lab::raise(family)?;
         let (clean, routes) = (Snapshot::take(&lab.branch)?, Snapshot::foreign_routes(&lab.branch)?);
         let daemon = Daemon::start(&lab, &Settings::default())?;
-        let traffic = Traffic::start(&lab)?;
+        let traffic = Traffic::start(&lab, pace())?;
         let scene = Self {
             traffic,
             daemon,
