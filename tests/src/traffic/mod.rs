@@ -1,4 +1,5 @@
-//! What an application in the tunnel sends: two UDP streams, one each way, and one long TCP transfer from branch to hub.
+//! What an application in the tunnel sends: two UDP streams, one each way, and one long TCP transfer from branch to
+//! hub.
 
 pub mod analysis;
 pub mod tcp;

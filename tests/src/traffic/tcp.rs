@@ -1,7 +1,8 @@
 //! One long TCP transfer through the tunnel, with proof of life.
 //!
-//! The sender writes a known pattern at a bounded rate, so that it never fills the machine; the receiver compares every byte. The transfer is
-//! alive after a moment when bytes *written after it* have arrived, and neither end has seen an error.
+//! The sender writes a known pattern at a bounded rate, so that it never fills the machine; the receiver compares every
+//! byte. The transfer is alive after a moment when bytes *written after it* have arrived, and neither end has seen an
+//! error.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -45,8 +46,8 @@ pub struct Mark {
 }
 
 impl Transfer {
-    /// Connects and starts, from one host to another, the receiver given with its address in the tunnel, with 10 kB written each
-    /// `interval`.
+    /// Connects and starts, from one host to another, the receiver given with its address in the tunnel, with 10 kB
+    /// written each `interval`.
     ///
     /// # Errors
     /// A socket could not be opened, or the connection did not come about.

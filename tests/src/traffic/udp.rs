@@ -1,8 +1,10 @@
 //! A numbered UDP stream from one host to another, through the tunnel.
 //!
-//! Sender and receiver are threads of this process with sockets in the two hosts, so both read the same clock. The sender keeps to absolute
-//! deadlines: when it was scheduled late it sends what fell due in the last [`CATCH_UP`] at once and skips what is older, so that a machine that is
-//! too slow is not kept busy by its own backlog. Each packet's own time is noted, which is what [`super::analysis`] reckons with. A packet that the kernel refuses counts as sent: the application wanted to send it.
+//! Sender and receiver are threads of this process with sockets in the two hosts, so both read the same clock. The
+//! sender keeps to absolute deadlines: when it was scheduled late it sends what fell due in the last [`CATCH_UP`] at
+//! once and skips what is older, so that a machine that is too slow is not kept busy by its own backlog. Each packet's
+//! own time is noted, which is what [`super::analysis`] reckons with. A packet that the kernel refuses counts as sent:
+//! the application wanted to send it.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -100,7 +102,8 @@ impl Stream {
 
     /// What became of the packets so far.
     pub fn report(&self, from_ns: u64, until_ns: u64) -> Report {
-        // In this order: every arrival that is seen has a packet that is seen, because the sender notes first and sends then.
+        // In this order: every arrival that is seen has a packet that is seen, because the sender notes first and sends
+        // then.
         let arrivals = lock(&self.shared.arrivals).clone();
         let sent = lock(&self.shared.sent).clone();
         analyse(

@@ -1,7 +1,9 @@
-//! The laws of the main job, in the laboratory: a tunnel outlives its uplinks, and nothing but the daemon's own things ever changes.
+//! The laws of the main job, in the laboratory: a tunnel outlives its uplinks, and nothing but the daemon's own things
+//! ever changes.
 //!
-//! The tests run one after the other, whatever the number of test threads: they measure time. Gaps are bounded generously here; how short they
-//! are is the benchmarks' business. They need root; without it they say that they are skipped, and with `CI=true` they fail.
+//! The tests run one after the other, whatever the number of test threads: they measure time. Gaps are bounded
+//! generously here; how short they are is the benchmarks' business. They need root; without it they say that they are
+//! skipped, and with `CI=true` they fail.
 
 mod laboratory;
 mod leaves_nothing;

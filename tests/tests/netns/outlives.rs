@@ -94,7 +94,8 @@ fn an_idle_standby_cut_and_healed_loses_nothing() -> Result<()> {
     scene.await_uplink(Uplink::A)
 }
 
-/// How long after both uplinks were healed the first packet may take, beside the machine's slack: a probe's interval and the laboratory's round trip.
+/// How long after both uplinks were healed the first packet may take, beside the machine's slack: a probe's interval
+/// and the laboratory's round trip.
 const AFTER_BOTH: Duration = Duration::from_millis(20 + 1);
 
 fn both_uplinks_cut_and_restored(family: Family) -> Result<()> {

@@ -51,7 +51,8 @@ impl Scene {
         awaited.with_context(|| self.daemon.log().text())
     }
 
-    /// The configured endpoint and both listen ports. (The endpoint at which the hub sees the branch moves, which is the hub's own doing.)
+    /// The configured endpoint and both listen ports. (The endpoint at which the hub sees the branch moves, which is
+    /// the hub's own doing.)
     pub(crate) fn wireguard_noticed_nothing(&self) -> Result<()> {
         let endpoint = self.lab.branch_wg.endpoint()?;
         ensure!(
