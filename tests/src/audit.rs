@@ -14,7 +14,8 @@ use crate::host::Host;
 
 /// The daemon's own routing table.
 const OWN_TABLE: &str = "table 5747";
-/// The daemon's own device (its peer, where it is a veth, ends in `p`): the kernel adds routes of its own for its addresses.
+/// The daemon's own device (its peer, where it is a veth, ends in `p`): the kernel adds routes of its own for its
+/// addresses.
 const OWN_DEVICE: &str = "dev wgxdp0";
 
 /// What is on a host: a line for each thing, so that two snapshots differ by lines.
@@ -47,8 +48,8 @@ impl fmt::Display for Difference {
 }
 
 impl Snapshot {
-    /// Everything: rules, routes of all tables, devices with their MTU and XDP programs, clsact and its filters, tcx programs, neighbours that someone
-    /// manages, pins, and processes.
+    /// Everything: rules, routes of all tables, devices with their MTU and XDP programs, clsact and its filters, tcx
+    /// programs, neighbours that someone manages, pins, and processes.
     ///
     /// # Errors
     /// `ip` or `tc` failed.

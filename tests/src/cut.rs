@@ -80,8 +80,8 @@ pub struct Severed {
     pub cut: Cut,
     /// Which.
     pub uplink: Uplink,
-    /// When, by CLOCK_MONOTONIC: just before. For black holes the cut follows within microseconds; for the others the time of
-    /// starting a program passes first.
+    /// When, by CLOCK_MONOTONIC: just before. For black holes the cut follows within microseconds; for the others the
+    /// time of starting a program passes first.
     pub at_ns: u64,
 }
 
@@ -115,7 +115,8 @@ impl Lab {
         Ok(Severed { cut, uplink, at_ns })
     }
 
-    /// Takes a cut back and says when; routes and addresses that the kernel removed come back as a network manager would bring them.
+    /// Takes a cut back and says when; routes and addresses that the kernel removed come back as a network manager
+    /// would bring them.
     ///
     /// # Errors
     /// What the kernel or `ip` said.

@@ -1,9 +1,10 @@
 //! A laboratory host: an anonymous pair of namespaces.
 //!
-//! A thread unshares its network and mount namespaces, mounts a `/sys`, a `/sys/fs/bpf` and a `/run` of its own there, and ends; two file
-//! descriptors keep the namespaces. Nothing is named in `/var/run/netns`, so when the laboratory ends, however it ends, the
-//! kernel takes the namespaces with all devices, routes, rules, programs and pins in them. WireGuard's UAPI sockets and wgxdp's
-//! lock live in `/run` and are therefore each host's own: both ends of a tunnel may be called `wg0`.
+//! A thread unshares its network and mount namespaces, mounts a `/sys`, a `/sys/fs/bpf` and a `/run` of its own there,
+//! and ends; two file descriptors keep the namespaces. Nothing is named in `/var/run/netns`, so when the laboratory
+//! ends, however it ends, the kernel takes the namespaces with all devices, routes, rules, programs and pins in them.
+//! WireGuard's UAPI sockets and wgxdp's lock live in `/run` and are therefore each host's own: both ends of a tunnel
+//! may be called `wg0`.
 
 use std::fs::{self, File};
 use std::io;
@@ -96,11 +97,13 @@ impl Host {
         thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| panic::resume_unwind(panic))
     }
 
-    /// A command that runs inside. It dies with the thread that spawns it; long-lived ones go through [`process::Process`].
+    /// A command that runs inside. It dies with the thread that spawns it; long-lived ones go through
+    /// [`process::Process`].
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let namespaces = Arc::clone(&self.namespaces);
-        // SAFETY: between fork and exec the closure makes two system calls on descriptors that it keeps open, and allocates nothing.
+        // SAFETY: between fork and exec the closure makes two system calls on descriptors that it keeps open, and
+        // allocates nothing.
         unsafe { command.pre_exec(move || namespaces.join().map_err(io::Error::from)) };
         process::die_with_parent(&mut command);
         command

@@ -1,7 +1,8 @@
 //! Impairment of a router's devices, by the laboratory's own TC program (a kernel need not have netem).
 //!
-//! One object is loaded for each router and attached to both directions of its devices. It hangs on clsact, which every kernel since 4.5 has,
-//! rather than on tcx, so that there is one way for all kernels. Loss is switched by one write of one word, both directions at the same instant.
+//! One object is loaded for each router and attached to both directions of its devices. It hangs on clsact, which every
+//! kernel since 4.5 has, rather than on tcx, so that there is one way for all kernels. Loss is switched by one write of
+//! one word, both directions at the same instant.
 
 use std::mem;
 
@@ -92,8 +93,8 @@ impl Impair {
                 let options = TcAttachOptions::Netlink(NlOptions::default());
                 let attached = program.attach_with_options(device, direction, options);
                 let link = attached.with_context(|| format!("attaching {name} to {device} in {}", router.name()))?;
-                // Dropped, the link would be detached by netlink in whatever namespace the dropping thread is in then, where
-                // the same ifindex is another device.
+                // Dropped, the link would be detached by netlink in whatever namespace the dropping thread is in then,
+                // where the same ifindex is another device.
                 mem::forget(program.take_link(link)?);
             }
             Ok(())

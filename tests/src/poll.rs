@@ -16,7 +16,8 @@ extern "C" fn note_interrupt(_: libc::c_int) {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// From now on the first SIGINT, SIGTERM or SIGHUP makes every wait fail, so that the guards unwind; a second one kills.
+/// From now on the first SIGINT, SIGTERM or SIGHUP makes every wait fail, so that the guards unwind; a second one
+/// kills.
 ///
 /// # Errors
 /// What the kernel said.

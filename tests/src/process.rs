@@ -1,8 +1,9 @@
 //! Processes that never outlive the laboratory.
 //!
-//! Each is killed and waited for by its guard, and by the kernel (`PR_SET_PDEATHSIG`) if the laboratory itself is killed. The kernel
-//! ties that signal to the *thread* that spawned, so long-lived children are all spawned by one thread that lives as long as the process.
-//! Each gets a process group of its own: Ctrl-C in the terminal reaches the laboratory alone, which takes everything down in order.
+//! Each is killed and waited for by its guard, and by the kernel (`PR_SET_PDEATHSIG`) if the laboratory itself is
+//! killed. The kernel ties that signal to the *thread* that spawned, so long-lived children are all spawned by one
+//! thread that lives as long as the process. Each gets a process group of its own: Ctrl-C in the terminal reaches the
+//! laboratory alone, which takes everything down in order.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -115,8 +116,8 @@ fn nursery(command: Command) -> Result<Child> {
         let (orders, inbox): (Sender<Order>, Receiver<Order>) = mpsc::channel();
         thread::spawn(move || {
             for (mut command, reply) in inbox {
-                // Nobody waits for the reply only when the asking thread has died; dropping a `Child` kills nothing, but
-                // then the process is about to end too.
+                // Nobody waits for the reply only when the asking thread has died; dropping a `Child` kills nothing,
+                // but then the process is about to end too.
                 let _ = reply.send(command.spawn());
             }
         });

@@ -12,10 +12,11 @@
 //!                   2001:db8:b::/64                       fd57:2::/64
 //! ```
 //!
-//! A device is named after the host at its other end. The branch's default routes go through isp-a (metric 100) and isp-b (metric 200), for both
-//! families; there is no address translation, and the hub returns packets for an uplink's subnet through that uplink's provider.
-//! rp_filter is strict at the branch and the hub. Impairments sit in the two routers. Neighbours between routers and hub are permanent: a
-//! cut there is silent, nobody answers "unreachable", as when a provider breaks deep inside.
+//! A device is named after the host at its other end. The branch's default routes go through isp-a (metric 100) and
+//! isp-b (metric 200), for both families; there is no address translation, and the hub returns packets for an uplink's
+//! subnet through that uplink's provider. rp_filter is strict at the branch and the hub. Impairments sit in the two
+//! routers. Neighbours between routers and hub are permanent: a cut there is silent, nobody answers "unreachable", as
+//! when a provider breaks deep inside.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -99,7 +100,8 @@ impl Uplink {
         }
     }
 
-    /// The hardware address of the branch's device: the same when the device comes back, so that all that is derived from it is the same too.
+    /// The hardware address of the branch's device: the same when the device comes back, so that all that is derived
+    /// from it is the same too.
     fn mac(self) -> &'static str {
         match self {
             Self::A => "02:57:00:00:0a:10",

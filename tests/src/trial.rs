@@ -1,5 +1,5 @@
-//! One trial: cut the uplink in use under traffic, see what the application sees, heal, and see the traffic return. The same code
-//! measures wgxdp and plain WireGuard.
+//! One trial: cut the uplink in use under traffic, see what the application sees, heal, and see the traffic return. The
+//! same code measures wgxdp and plain WireGuard.
 
 use std::time::{Duration, Instant};
 

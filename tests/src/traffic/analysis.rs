@@ -2,16 +2,18 @@
 //!
 //! Packets are numbered from 0 in the order of sending. All times are nanoseconds of one clock.
 //!
-//! **Window.** A report covers the packets *sent* in `from_ns .. until_ns`, and the silences that *begin* before `until_ns` and end after
-//! `from_ns`.
+//! **Window.** A report covers the packets *sent* in `from_ns .. until_ns`, and the silences that *begin* before
+//! `until_ns` and end after `from_ns`.
 //!
-//! **Lost** is what was sent in the window and has not arrived by `now_ns`. **Duplicated** is every arrival of a number that had arrived
-//! before. **Reordered** is every first arrival with a number below one that arrived before it (RFC 4737).
+//! **Lost** is what was sent in the window and has not arrived by `now_ns`. **Duplicated** is every arrival of a number
+//! that had arrived before. **Reordered** is every first arrival with a number below one that arrived before it (RFC
+//! 4737).
 //!
-//! **Gap** is the longest silence that the receiver heard although the sender spoke. After an arrival at time *a*, let *n* be the highest
-//! number that has arrived so far. The silence begins at *a*, or when packet *n*+1 was sent if that is later, and ends with the
-//! next first arrival. So a sender that overslept makes no gap: while nothing was sent, nothing was missing. A silence without an end counts up to `now_ns`
-//! and is marked `silent`. Nothing is subtracted: at 1 kHz an undisturbed stream has gaps as long as its one-way delay, or longer when a receiver is scheduled late.
+//! **Gap** is the longest silence that the receiver heard although the sender spoke. After an arrival at time *a*, let
+//! *n* be the highest number that has arrived so far. The silence begins at *a*, or when packet *n*+1 was sent if that
+//! is later, and ends with the next first arrival. So a sender that overslept makes no gap: while nothing was sent,
+//! nothing was missing. A silence without an end counts up to `now_ns` and is marked `silent`. Nothing is subtracted:
+//! at 1 kHz an undisturbed stream has gaps as long as its one-way delay, or longer when a receiver is scheduled late.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What an application in the tunnel sends: two UDP streams at 1 kHz, one each way, and one long TCP transfer from branch to hub.
+//! What an application in the tunnel sends: two UDP streams, one each way, and one long TCP transfer from branch to
+//! hub.
 
 pub mod analysis;
 pub mod tcp;
@@ -17,6 +18,25 @@ use crate::topology::{BRANCH_INNER, HUB_INNER, Lab};
 
 /// How long after the end of a window late packets are waited for.
 pub const GRACE: Duration = Duration::from_millis(200);
+
+/// How much of it. What the laws say does not depend on it; how finely gaps are measured does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// UDP at 1 kHz, TCP at 1 MB/s.
+    Full,
+    /// A fifth of that, for machines that are emulated.
+    Gentle,
+}
+
+impl Pace {
+    /// Time between UDP packets.
+    pub fn interval(self) -> Duration {
+        match self {
+            Self::Full => Duration::from_millis(1),
+            Self::Gentle => Duration::from_millis(5),
+        }
+    }
+}
 
 /// The traffic of one tunnel; dropped, it stops.
 #[derive(Debug)]
@@ -50,12 +70,13 @@ impl Traffic {
     ///
     /// # Errors
     /// A socket could not be opened, or nothing flows.
-    pub fn start(lab: &Lab) -> Result<Self> {
+    pub fn start(lab: &Lab, pace: Pace) -> Result<Self> {
+        let interval = pace.interval();
         let (branch, hub) = ((&lab.branch, BRANCH_INNER), (&lab.hub, HUB_INNER));
-        let tcp = Transfer::start(&lab.branch, hub)?;
+        let tcp = Transfer::start(&lab.branch, hub, 10 * interval)?;
         let traffic = Self {
-            up: Stream::start(branch, hub)?,
-            down: Stream::start(hub, branch)?,
+            up: Stream::start(branch, hub, interval)?,
+            down: Stream::start(hub, branch, interval)?,
             tcp,
         };
         traffic.await_flow(Duration::from_secs(10))?;

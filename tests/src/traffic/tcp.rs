@@ -1,7 +1,8 @@
 //! One long TCP transfer through the tunnel, with proof of life.
 //!
-//! The sender writes a known pattern at a bounded rate, so that it never fills the machine; the receiver compares every byte. The transfer is
-//! alive after a moment when bytes *written after it* have arrived, and neither end has seen an error.
+//! The sender writes a known pattern at a bounded rate, so that it never fills the machine; the receiver compares every
+//! byte. The transfer is alive after a moment when bytes *written after it* have arrived, and neither end has seen an
+//! error.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -18,8 +19,6 @@ use crate::poll;
 
 /// Bytes written at a time.
 const CHUNK: usize = 10_000;
-/// Time between writes: 1 MB/s.
-const INTERVAL: Duration = Duration::from_millis(10);
 /// How long a blocked read or write waits before it looks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 /// The pattern's period, prime and so out of step with every segment.
@@ -47,11 +46,12 @@ pub struct Mark {
 }
 
 impl Transfer {
-    /// Connects and starts, from one host to another, the receiver given with its address in the tunnel.
+    /// Connects and starts, from one host to another, the receiver given with its address in the tunnel, with 10 kB
+    /// written each `interval`.
     ///
     /// # Errors
     /// A socket could not be opened, or the connection did not come about.
-    pub fn start(from: &Host, to: (&Host, Ipv4Addr)) -> Result<Self> {
+    pub fn start(from: &Host, to: (&Host, Ipv4Addr), interval: Duration) -> Result<Self> {
         let listener =
             to.0.enter(|| TcpListener::bind((to.1, 0)))
                 .context("listening in the tunnel")?;
@@ -66,7 +66,7 @@ impl Transfer {
         sender.set_nodelay(true)?;
         let shared = Arc::new(Shared::default());
         let receiving = watched(&shared, "receiver", move |shared| receive(receiver, shared));
-        let sending = watched(&shared, "sender", move |shared| send(sender, shared));
+        let sending = watched(&shared, "sender", move |shared| send(sender, shared, interval));
         Ok(Self {
             shared,
             threads: vec![receiving, sending],
@@ -137,7 +137,7 @@ fn watched(
     })
 }
 
-fn send(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn send(mut stream: TcpStream, shared: &Shared, interval: Duration) -> io::Result<()> {
     // One pattern long enough that a chunk can begin at any phase of it.
     let pattern: Vec<u8> = (0..PERIOD)
         .map(|byte| byte as u8)
@@ -161,7 +161,7 @@ fn send(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             Err(error) => return Err(error),
         }
         // A transfer that was held up does not catch up in a burst.
-        due = (due + INTERVAL.as_nanos() as u64).max(now_ns());
+        due = (due + interval.as_nanos() as u64).max(now_ns());
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
-//! A numbered UDP stream at 1 kHz from one host to another, through the tunnel.
+//! A numbered UDP stream from one host to another, through the tunnel.
 //!
-//! Sender and receiver are threads of this process with sockets in the two hosts, so both read the same clock. The sender keeps to absolute
-//! deadlines: when it was scheduled late it sends what is due at once, and each packet's own time is noted, which is what
-//! [`super::analysis`] reckons with. A packet that the kernel refuses counts as sent: the application wanted to send it.
+//! Sender and receiver are threads of this process with sockets in the two hosts, so both read the same clock. The
+//! sender keeps to absolute deadlines: when it was scheduled late it sends what fell due in the last [`CATCH_UP`] at
+//! once and skips what is older, so that a machine that is too slow is not kept busy by its own backlog. Each packet's
+//! own time is noted, which is what [`super::analysis`] reckons with. A packet that the kernel refuses counts as sent:
+//! the application wanted to send it.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -17,8 +19,8 @@ use super::analysis::{Arrival, Report, Window, analyse};
 use crate::clock::{now_ns, sleep_until};
 use crate::host::Host;
 
-/// Time between packets.
-pub const INTERVAL: Duration = Duration::from_millis(1);
+/// A sender that is late makes up for no more than this.
+pub const CATCH_UP: Duration = Duration::from_millis(10);
 /// Bytes of a packet's payload, about those of a voice packet; the first eight are its number.
 const PAYLOAD: usize = 200;
 /// How long a receiver waits before it looks whether to stop.
@@ -39,11 +41,11 @@ struct Shared {
 }
 
 impl Stream {
-    /// Starts a stream between two hosts, each given with its address in the tunnel.
+    /// Starts a stream between two hosts, each given with its address in the tunnel, of one packet each `interval`.
     ///
     /// # Errors
     /// A socket could not be opened.
-    pub fn start(from: (&Host, Ipv4Addr), to: (&Host, Ipv4Addr)) -> Result<Self> {
+    pub fn start(from: (&Host, Ipv4Addr), to: (&Host, Ipv4Addr), interval: Duration) -> Result<Self> {
         let receiver =
             to.0.enter(|| UdpSocket::bind((to.1, 0)))
                 .context("the receiver's socket in the tunnel")?;
@@ -62,7 +64,7 @@ impl Stream {
         });
         let sending = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || send(&sender, &shared)
+            move || send(&sender, &shared, interval)
         });
         Ok(Self {
             shared,
@@ -100,7 +102,8 @@ impl Stream {
 
     /// What became of the packets so far.
     pub fn report(&self, from_ns: u64, until_ns: u64) -> Report {
-        // In this order: every arrival that is seen has a packet that is seen, because the sender notes first and sends then.
+        // In this order: every arrival that is seen has a packet that is seen, because the sender notes first and sends
+        // then.
         let arrivals = lock(&self.shared.arrivals).clone();
         let sent = lock(&self.shared.sent).clone();
         analyse(
@@ -138,8 +141,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn send(socket: &UdpSocket, shared: &Shared) {
-    let interval = INTERVAL.as_nanos() as u64;
+fn send(socket: &UdpSocket, shared: &Shared, interval: Duration) {
+    let [interval, catch_up] = [interval, CATCH_UP].map(|time| time.as_nanos() as u64);
     let mut due = now_ns();
     let mut payload = [0x57; PAYLOAD];
     for seq in 0_u64.. {
@@ -148,7 +151,7 @@ fn send(socket: &UdpSocket, shared: &Shared) {
         }
         // Ended early by a signal, it sends early: each packet's own time is noted.
         let _ = sleep_until(due);
-        due += interval;
+        due = (due + interval).max(now_ns().saturating_sub(catch_up));
         let (number, _) = payload.split_at_mut(size_of::<u64>());
         number.copy_from_slice(&seq.to_be_bytes());
         lock(&shared.sent).push(now_ns());

@@ -10,7 +10,7 @@ use wgxdp_tests::topology::{Family, Lab, Uplink};
 use wgxdp_tests::traffic::{Traffic, analysis::Report};
 use wgxdp_tests::wireguard::LISTEN_PORT;
 
-use crate::BOUND;
+use crate::{BOUND, pace};
 
 /// No gap is longer; generous, for a loaded machine.
 const LONGEST_GAP: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ impl Scene {
         let lab = Lab::raise(family)?;
         let (clean, routes) = (Snapshot::take(&lab.branch)?, Snapshot::foreign_routes(&lab.branch)?);
         let daemon = Daemon::start(&lab, &Settings::default())?;
-        let traffic = Traffic::start(&lab)?;
+        let traffic = Traffic::start(&lab, pace())?;
         let scene = Self {
             traffic,
             daemon,
@@ -51,7 +51,8 @@ impl Scene {
         awaited.with_context(|| self.daemon.log().text())
     }
 
-    /// The configured endpoint and both listen ports. (The endpoint at which the hub sees the branch moves, which is the hub's own doing.)
+    /// The configured endpoint and both listen ports. (The endpoint at which the hub sees the branch moves, which is
+    /// the hub's own doing.)
     pub(crate) fn wireguard_noticed_nothing(&self) -> Result<()> {
         let endpoint = self.lab.branch_wg.endpoint()?;
         ensure!(

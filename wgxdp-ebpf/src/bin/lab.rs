@@ -1,8 +1,8 @@
 //! The laboratory's programs: what a kernel without netem lacks, and the floor that benchmarks measure against.
 //!
 //! `impair_egress` and `impair_ingress` are attached to both sides of a router's device. [`LOSS`] holds one word for each
-//! device, by ifindex: the loss in thousandths, egress in the upper half, ingress in the lower. Being one aligned word, it
-//! changes both directions at one instant. What is dropped is counted in [`DROPPED`], in the same order.
+//! device, by ifindex: the loss in thousandths, egress in the upper half, ingress in the lower. Being one aligned word,
+//! it changes both directions at one instant. What is dropped is counted in [`DROPPED`], in the same order.
 #![no_std]
 #![no_main]
 
@@ -55,8 +55,8 @@ fn impair(ctx: &TcContext, shift: u32, direction: u32) -> i32 {
         return NEXT;
     }
     if let Some(dropped) = DROPPED.get_ptr_mut(2 * ifindex + direction) {
-        // SAFETY: the pointer is to this CPU's aligned u64 of an array map, which lives as long as the program; a program is
-        // not moved to another CPU while it runs.
+        // SAFETY: the pointer is to this CPU's aligned u64 of an array map, which lives as long as the program; a
+        // program is not moved to another CPU while it runs.
         unsafe { *dropped += 1 };
     }
     DROP

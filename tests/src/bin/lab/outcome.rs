@@ -8,8 +8,8 @@ use wgxdp_tests::cut::Cut;
 use wgxdp_tests::traffic::analysis::Quantiles;
 use wgxdp_tests::trial::{Measured, Returned};
 
-/// A gap that is longer than this makes the verdict bad. The figure to be proud of is a tenth of it: this one leaves room for a
-/// machine that is busy with something else.
+/// A gap that is longer than this makes the verdict bad. The figure to be proud of is a tenth of it: this one leaves
+/// room for a machine that is busy with something else.
 pub(crate) const LONGEST_GAP: Duration = Duration::from_millis(500);
 
 /// One cut and its return.

@@ -12,7 +12,7 @@ use wgxdp_tests::cut::Cut;
 use wgxdp_tests::daemon::{self, Daemon, Settings};
 use wgxdp_tests::poll;
 use wgxdp_tests::topology::{Family, Lab, Uplink};
-use wgxdp_tests::traffic::Traffic;
+use wgxdp_tests::traffic::{Pace, Traffic};
 use wgxdp_tests::trial::{self, Measured};
 use wgxdp_tests::wireguard::Implementation;
 
@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         "{} runs in the branch: uplinks isp-a (preferred) and isp-b",
         binary.display()
     ));
-    let traffic = Traffic::start(&lab)?;
+    let traffic = Traffic::start(&lab, Pace::Full)?;
     screen.say("in the tunnel: UDP 1000/s each way, and one TCP transfer");
     poll::wait_until("the tunnel on isp-a", RETURN_BOUND, || {
         Ok(lab.uplink_in_use()? == Some(Uplink::A))
@@ -140,7 +140,7 @@ fn one_cut(screen: Screen, json: bool, lab: &mut Lab, traffic: &Traffic, cut: Cu
 /// The same cut, in a laboratory without wgxdp.
 fn without_wgxdp(cut: Cut, family: Family) -> Result<Measured> {
     let mut lab = Lab::raise(family)?;
-    let traffic = Traffic::start(&lab)?;
+    let traffic = Traffic::start(&lab, Pace::Full)?;
     let (_severed, measured) = trial::cut(&mut lab, &traffic, cut, Uplink::A, PATIENCE)?;
     Ok(measured)
 }
