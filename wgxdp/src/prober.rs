@@ -31,7 +31,11 @@ impl Prober {
     /// # Errors
     /// No raw sockets to be had, or the addresses are not there.
     pub fn open(v4: IpAddr, v6: Option<IpAddr>) -> io::Result<Self> {
-        Ok(Self { v4: socket(v4)?, v6: v6.map(socket).transpose()?, ident: rand::random() })
+        Ok(Self {
+            v4: socket(v4)?,
+            v6: v6.map(socket).transpose()?,
+            ident: rand::random(),
+        })
     }
 
     /// The identifier of this run's echoes, in the machine's byte order.
@@ -97,7 +101,10 @@ mod tests {
 
     #[test]
     fn an_echo_request_sums_to_zero_and_an_icmpv6_one_is_left_to_the_kernel() {
-        let payload = Payload { path: PathId(7), nonce: 0x1234_5678_9abc_def0 };
+        let payload = Payload {
+            path: PathId(7),
+            nonce: 0x1234_5678_9abc_def0,
+        };
         let v4 = echo_request(false, 0xbeef, 0x0102, payload);
         assert_eq!(finish(sum(&v4, 0)), 0);
         assert_eq!((v4[0], &v4[4..8]), (8, [0xbe, 0xef, 1, 2].as_slice()));

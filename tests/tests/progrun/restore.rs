@@ -181,7 +181,7 @@ fn a_reply_with_anything_wrong_proves_nothing() {
     let path = PathId::new(V4_PEER, 0);
     let payload = fixture.probe(path, 4, 0xfeed);
     let reply = |destination: &str, ident, sequence, payload| {
-        crate::fixture::reply(socket(HUB).ip(), ip(destination), ident, sequence, payload)
+        reply(socket(HUB).ip(), ip(destination), ident, sequence, payload)
     };
     let other_nonce = Payload {
         nonce: 0xfeee,

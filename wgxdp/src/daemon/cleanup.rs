@@ -21,7 +21,12 @@ impl fmt::Display for CleanUp {
         match (self.removed.is_nothing(), self.pins) {
             (true, false) => f.write_str("nothing: there was nothing of ours"),
             (true, true) => f.write_str("the programs and their pins"),
-            (false, pins) => write!(f, "{}{}", self.removed, if pins { ", the programs and their pins" } else { "" }),
+            (false, pins) => write!(
+                f,
+                "{}{}",
+                self.removed,
+                if pins { ", the programs and their pins" } else { "" }
+            ),
         }
     }
 }
@@ -52,7 +57,12 @@ pub async fn clean_up(netlink: &Netlink, pins: &Pins, interfaces: &[String]) -> 
             match Attachments::detach_all(pins, devices) {
                 Ok(qdiscs) => {
                     for index in qdiscs {
-                        note(clsact::remove_if_unused(netlink, index).await.map(drop).map_err(Into::into));
+                        note(
+                            clsact::remove_if_unused(netlink, index)
+                                .await
+                                .map(drop)
+                                .map_err(Into::into),
+                        );
                     }
                 }
                 Err(e) => note(Err(e.into())),
@@ -70,7 +80,13 @@ pub async fn clean_up(netlink: &Netlink, pins: &Pins, interfaces: &[String]) -> 
         Err(e) => note(Err(e.into())),
     }
     note(pins.remove_maps().map_err(Into::into));
-    let tunnels = interfaces.iter().filter_map(|interface| wireguard::read(interface).ok()).collect();
+    let tunnels = interfaces
+        .iter()
+        .filter_map(|interface| wireguard::read(interface).ok())
+        .collect();
     tunnels::refresh_endpoints(tunnels).await;
-    first.map(|()| CleanUp { removed, pins: had_pins })
+    first.map(|()| CleanUp {
+        removed,
+        pins: had_pins,
+    })
 }

@@ -66,7 +66,9 @@ pub enum Error {
         interface: String,
     },
     /// An uplink's device is of a kind that packets cannot be steered to.
-    #[error("uplink {name}: interface {interface} has neither Ethernet nor plain IP packets, so nothing can be steered to it")]
+    #[error(
+        "uplink {name}: interface {interface} has neither Ethernet nor plain IP packets, so nothing can be steered to it"
+    )]
     LinkLayer {
         /// The uplink.
         name: String,
@@ -162,21 +164,40 @@ async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
     let mut uplinks = Vec::new();
     for (id, uplink) in (0..).map(UplinkId).zip(config.uplinks()) {
         let (name, interface) = (uplink.name.as_str().to_owned(), uplink.interface.as_str().to_owned());
-        let Some(link) = view.get(&interface) else { return Err(Error::NoInterface { name, interface }) };
+        let Some(link) = view.get(&interface) else {
+            return Err(Error::NoInterface { name, interface });
+        };
         if link.kind == table::LinkKind::ABSENT {
             return Err(Error::LinkLayer { name, interface });
         }
         let mut remembered = uplink::Remembered::default();
         let state = uplink::State::of(id, uplink, &view, &mut remembered);
         let usable = state.flags == wgxdp_common::liveness::Flags::NONE;
-        let lacking = destinations.iter().find(|destination| usable && state.lacks_gateway(uplink, **destination));
+        let lacking = destinations
+            .iter()
+            .find(|destination| usable && state.lacks_gateway(uplink, **destination));
         if let Some(destination) = lacking {
             let addresses = uplink::describe(link);
-            return Err(Error::NoGateway { name, interface, addresses, destination: *destination });
+            return Err(Error::NoGateway {
+                name,
+                interface,
+                addresses,
+                destination: *destination,
+            });
         }
-        uplinks.push(UplinkRuntime { state, remembered, attached: None });
+        uplinks.push(UplinkRuntime {
+            state,
+            remembered,
+            attached: None,
+        });
     }
-    Ok(Survey { watch, view, tunnels, plans, uplinks })
+    Ok(Survey {
+        watch,
+        view,
+        tunnels,
+        plans,
+        uplinks,
+    })
 }
 
 /// Runs until SIGINT or SIGTERM, and removes everything that it added, also when it fails.
@@ -187,7 +208,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let netlink = Netlink::connect()?;
     let survey = survey(&config, &netlink).await?;
     let signals = serve::Signals::listen()?;
-    let interfaces: Vec<String> = config.tunnels().iter().map(|tunnel| tunnel.interface.as_str().into()).collect();
+    let interfaces: Vec<String> = config
+        .tunnels()
+        .iter()
+        .map(|tunnel| tunnel.interface.as_str().into())
+        .collect();
     let outcome = match Daemon::start(config, &netlink, survey).await {
         Ok(mut daemon) => daemon.serve(signals).await,
         Err(e) => Err(e),
@@ -201,7 +226,13 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
 impl Daemon {
     async fn start(config: Config, netlink: &Netlink, survey: Survey) -> Result<Self, Error> {
-        let Survey { watch, view, tunnels, plans, uplinks } = survey;
+        let Survey {
+            watch,
+            view,
+            tunnels,
+            plans,
+            uplinks,
+        } = survey;
         for warning in config.warnings() {
             warn!("{warning}");
         }
@@ -214,7 +245,10 @@ impl Daemon {
         let dataplane = Dataplane::load(max_peers, Pins::default())?;
         // SAFETY: the ring buffer owns its descriptor, which stays open and the same until it is dropped.
         let records = unsafe { AsyncFd::register(dataplane.records()?) };
-        let records = records.map_err(|e| Error::System { what: "waiting for records", source: e.into() })?;
+        let records = records.map_err(|e| Error::System {
+            what: "waiting for records",
+            source: e.into(),
+        })?;
         let settings = engine::Settings {
             hold_down: config.detection().hold_down,
             first_sequence: u32::from(rand::random::<u16>()),
@@ -248,7 +282,14 @@ impl Daemon {
         for index in 0..self.uplinks.len() {
             let (state, id) = (self.uplinks[index].state.clone(), UplinkId(index as u32));
             let mut actions = Vec::new();
-            self.engine.handle(Input::UplinkFlags { uplink: id, flags: state.flags }, monotonic_ns(), &mut actions);
+            self.engine.handle(
+                Input::UplinkFlags {
+                    uplink: id,
+                    flags: state.flags,
+                },
+                monotonic_ns(),
+                &mut actions,
+            );
             self.perform(actions);
             // Peers may be none yet: the flags of an uplink without paths are the driver's own to write.
             self.dataplane.set_uplink_flags(id, state.flags);
@@ -299,7 +340,10 @@ impl Daemon {
         let mut config = table::Config {
             anchor: table::Anchor {
                 v4: std::net::IpAddr::V4(self.anchor.v4()).into(),
-                v6: self.anchor.v6().map_or(Address::UNSPECIFIED, |v6| std::net::IpAddr::V6(v6).into()),
+                v6: self
+                    .anchor
+                    .v6()
+                    .map_or(Address::UNSPECIFIED, |v6| std::net::IpAddr::V6(v6).into()),
                 ifindex: self.anchor.index(),
                 mac: self.anchor.mac(),
                 probe_ident: self.prober.ident().to_be(),
@@ -312,7 +356,11 @@ impl Daemon {
         }
         let fallback = plan::fallback(&self.config);
         for (index, (entry, port)) in (0..).zip(config.tunnels.iter_mut().zip(self.ports())) {
-            *entry = table::Tunnel { port: port.into(), index, fallback };
+            *entry = table::Tunnel {
+                port: port.into(),
+                index,
+                fallback,
+            };
             config.tunnel_count = u32::from(index) + 1;
         }
         config
@@ -321,7 +369,11 @@ impl Daemon {
     /// Has the kernel keep every next hop resolved that a packet may be sent to.
     async fn settle_neighbours(&mut self) -> Result<(), Error> {
         let destinations: BTreeSet<_> = self.peers.values().flat_map(PeerPlan::destinations).collect();
-        let wanted = self.uplinks.iter().flat_map(|uplink| uplink.state.next_hops(&destinations)).collect();
+        let wanted = self
+            .uplinks
+            .iter()
+            .flat_map(|uplink| uplink.state.next_hops(&destinations))
+            .collect();
         self.neighbours.settle(wanted).await?;
         Ok(())
     }
@@ -335,15 +387,26 @@ impl Daemon {
     fn describe(&self) {
         for plan in self.peers.values() {
             let tunnel = self.config.tunnels()[plan.tunnel].interface.as_str();
-            let uplinks = plan.uplinks.iter().map(|uplink| self.config.uplinks()[*uplink as usize].name.as_str());
+            let uplinks = plan
+                .uplinks
+                .iter()
+                .map(|uplink| self.config.uplinks()[*uplink as usize].name.as_str());
             let uplinks = uplinks.collect::<Vec<_>>().join(", ");
             let interval = humantime::format_duration(plan.interval);
-            info!("{tunnel}: {} at {} over {uplinks}, a probe every {interval}", plan.label(), plan.canonical);
+            info!(
+                "{tunnel}: {} at {} over {uplinks}, a probe every {interval}",
+                plan.label(),
+                plan.canonical
+            );
         }
         if self.config.uplinks().len() == 1 {
             info!("ready: 1 uplink, {} peers", self.peers.len());
         } else {
-            info!("ready: {} uplinks, {} peers", self.config.uplinks().len(), self.peers.len());
+            info!(
+                "ready: {} uplinks, {} peers",
+                self.config.uplinks().len(),
+                self.peers.len()
+            );
         }
     }
 
@@ -365,12 +428,18 @@ impl Daemon {
     }
 
     fn send_probe(&mut self, path: PathId, sequence: u32, actions: &mut Vec<Action>) {
-        let Some(runtime) = self.paths.get_mut(&path) else { return };
+        let Some(runtime) = self.paths.get_mut(&path) else {
+            return;
+        };
         runtime.sequence = sequence;
         let sent = self.prober.send(path, sequence, runtime.plan.target);
         let now_ns = monotonic_ns();
         let input = match sent {
-            Ok(()) => Input::ProbeSent { path, sequence, at_ns: now_ns },
+            Ok(()) => Input::ProbeSent {
+                path,
+                sequence,
+                at_ns: now_ns,
+            },
             Err(e) => {
                 tracing::debug!("{}: probe {sequence} did not leave: {e}", self.names.path(path));
                 Input::ProbeFailed { path, sequence }

@@ -23,15 +23,24 @@ impl Daemon {
         };
         let ports_before = self.ports();
         self.tunnels = tunnels;
-        let gone: Vec<PeerId> =
-            self.peers.iter().filter(|(_, plan)| !plans.contains(plan)).map(|(id, _)| *id).collect();
+        let gone: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, plan)| !plans.contains(plan))
+            .map(|(id, _)| *id)
+            .collect();
         let known: BTreeSet<&PeerPlan> = self.peers.values().collect();
         let new: BTreeSet<PeerPlan> = plans.iter().filter(|plan| !known.contains(plan)).cloned().collect();
         if new.is_empty() && gone.is_empty() && self.ports() == ports_before {
             return Ok(());
         }
         for plan in &new {
-            info!("{}: {} at {}", self.config.tunnels()[plan.tunnel].interface.as_str(), plan.label(), plan.canonical);
+            info!(
+                "{}: {} at {}",
+                self.config.tunnels()[plan.tunnel].interface.as_str(),
+                plan.label(),
+                plan.canonical
+            );
         }
         self.publish()?;
         self.add_peers(new)?;
@@ -48,7 +57,10 @@ impl Daemon {
     pub(super) fn add_peers(&mut self, plans: BTreeSet<PeerPlan>) -> Result<(), Error> {
         for plan in plans {
             let Some(id) = (0..self.max_peers).map(PeerId).find(|id| !self.peers.contains_key(id)) else {
-                warn!("no room for peer {}: its packets leave by the first usable uplink; restart to make room", plan.label());
+                warn!(
+                    "no room for peer {}: its packets leave by the first usable uplink; restart to make room",
+                    plan.label()
+                );
                 continue;
             };
             let now_ns = monotonic_ns();
@@ -59,7 +71,13 @@ impl Daemon {
                 self.dataplane.credit(path.id, now_ns);
                 let uplink = self.config.uplinks()[path.uplink.0 as usize].name.as_str();
                 self.names.add_path(path.id, uplink, path.endpoint.to_string());
-                self.paths.insert(path.id, PathRuntime { plan: path, sequence: 0 });
+                self.paths.insert(
+                    path.id,
+                    PathRuntime {
+                        plan: path,
+                        sequence: 0,
+                    },
+                );
             }
             let mut actions = Vec::new();
             self.engine.add_peers(&[plan.spec(id)], now_ns, &mut actions);
@@ -77,7 +95,11 @@ impl Daemon {
             let Some(plan) = self.peers.remove(id) else { continue };
             for (key, _) in plan.endpoint_entries(*id) {
                 // An endpoint that leads to somebody else by now stays.
-                if !self.peers.iter().any(|(id, plan)| plan.endpoint_entries(*id).iter().any(|(k, _)| *k == key)) {
+                if !self
+                    .peers
+                    .iter()
+                    .any(|(id, plan)| plan.endpoint_entries(*id).iter().any(|(k, _)| *k == key))
+                {
                     self.dataplane.remove_endpoint(&key)?;
                 }
             }

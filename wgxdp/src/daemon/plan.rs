@@ -40,10 +40,14 @@ pub(super) struct PeerPlan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PlanError {
     /// The interface is not up, or WireGuard gave it no port.
-    #[error("tunnel {0} has no listen port: is it up? Set ListenPort in its WireGuard configuration, or bring it up first")]
+    #[error(
+        "tunnel {0} has no listen port: is it up? Set ListenPort in its WireGuard configuration, or bring it up first"
+    )]
     NoPort(String),
     /// A configured key is no peer of the tunnel.
-    #[error("tunnel {interface} has no peer {key}: check public-key, or add the peer to WireGuard first (`wg show {interface} peers` lists them)")]
+    #[error(
+        "tunnel {interface} has no peer {key}: check public-key, or add the peer to WireGuard first (`wg show {interface} peers` lists them)"
+    )]
     NoPeer {
         /// The tunnel.
         interface: String,
@@ -51,7 +55,9 @@ pub(super) enum PlanError {
         key: String,
     },
     /// WireGuard's endpoint and the configured ones are of different families.
-    #[error("tunnel {interface}: WireGuard's endpoint {canonical} of peer {peer} and its configured endpoint {endpoint} are of different address families, which this version does not translate: use one family for both")]
+    #[error(
+        "tunnel {interface}: WireGuard's endpoint {canonical} of peer {peer} and its configured endpoint {endpoint} are of different address families, which this version does not translate: use one family for both"
+    )]
     Families {
         /// The tunnel.
         interface: String,
@@ -66,35 +72,57 @@ pub(super) enum PlanError {
 
 /// Everybody in the tunnels who has an endpoint. Peers without one are served by the fallback until WireGuard learns theirs.
 pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel]) -> Result<BTreeSet<PeerPlan>, PlanError> {
-    let uplinks: Vec<u32> = config.uplinks_by_cost().into_iter().map(|(index, _)| index as u32).collect();
+    let uplinks: Vec<u32> = config
+        .uplinks_by_cost()
+        .into_iter()
+        .map(|(index, _)| index as u32)
+        .collect();
     let mut plans = BTreeSet::new();
     for (index, (tunnel_config, tunnel)) in config.tunnels().iter().zip(tunnels).enumerate() {
         let interface = tunnel_config.interface.as_str();
         let port = tunnel.listen_port.ok_or_else(|| PlanError::NoPort(interface.into()))?;
-        let found: BTreeMap<PublicKey, &wireguard::Peer> =
-            tunnel.peers.iter().map(|peer| (PublicKey::from(peer.public_key.0), peer)).collect();
+        let found: BTreeMap<PublicKey, &wireguard::Peer> = tunnel
+            .peers
+            .iter()
+            .map(|peer| (PublicKey::from(peer.public_key.0), peer))
+            .collect();
         for peer in &tunnel_config.peers {
             if !found.contains_key(&peer.public_key) {
-                return Err(PlanError::NoPeer { interface: interface.into(), key: peer.public_key.to_string() });
+                return Err(PlanError::NoPeer {
+                    interface: interface.into(),
+                    key: peer.public_key.to_string(),
+                });
             }
         }
         for (key, peer) in found {
             let peer_config = tunnel_config.peer(&key);
             let mut endpoints = peer_config.map(|peer| peer.endpoints.clone()).unwrap_or_default();
-            let Some(canonical) = peer.endpoint.or(endpoints.first().copied()) else { continue };
+            let Some(canonical) = peer.endpoint.or(endpoints.first().copied()) else {
+                continue;
+            };
             if endpoints.is_empty() {
                 endpoints.push(canonical);
             }
-            if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.is_ipv4() != canonical.is_ipv4()) {
+            if let Some(endpoint) = endpoints
+                .iter()
+                .find(|endpoint| endpoint.is_ipv4() != canonical.is_ipv4())
+            {
                 let (interface, peer) = (interface.into(), key.short());
-                return Err(PlanError::Families { interface, peer, canonical, endpoint: *endpoint });
+                return Err(PlanError::Families {
+                    interface,
+                    peer,
+                    canonical,
+                    endpoint: *endpoint,
+                });
             }
             let probe = peer_config.map_or(config.default_probe(), |peer| peer.probe);
             plans.insert(PeerPlan {
                 tunnel: index,
                 port,
                 key,
-                name: peer_config.and_then(|peer| peer.name.as_ref()).map(|name| name.as_str().into()),
+                name: peer_config
+                    .and_then(|peer| peer.name.as_ref())
+                    .map(|name| name.as_str().into()),
                 canonical,
                 endpoints,
                 interval: probe.interval,
@@ -118,7 +146,10 @@ pub(super) struct PathPlan {
 impl PeerPlan {
     /// Its paths in order of preference: by uplink, then by endpoint; at most [`MAX_PATHS_PER_PEER`].
     pub(super) fn paths(&self, id: PeerId) -> Vec<PathPlan> {
-        let pairs = self.uplinks.iter().flat_map(|uplink| self.endpoints.iter().map(move |endpoint| (*uplink, *endpoint)));
+        let pairs = self
+            .uplinks
+            .iter()
+            .flat_map(|uplink| self.endpoints.iter().map(move |endpoint| (*uplink, *endpoint)));
         let path = |(slot, (uplink, endpoint)): (u32, (u32, SocketAddr))| PathPlan {
             id: PathId::new(id, slot),
             uplink: UplinkId(uplink),
@@ -135,15 +166,26 @@ impl PeerPlan {
 
     /// For the engine.
     pub(super) fn spec(&self, id: PeerId) -> PeerSpec {
-        let path = |path: PathPlan| PathSpec { id: path.id, uplink: path.uplink, interval: self.interval };
-        PeerSpec { id, paths: self.paths(id).into_iter().map(path).collect() }
+        let path = |path: PathPlan| PathSpec {
+            id: path.id,
+            uplink: path.uplink,
+            interval: self.interval,
+        };
+        PeerSpec {
+            id,
+            paths: self.paths(id).into_iter().map(path).collect(),
+        }
     }
 
     /// For the maps: the peer and its paths. Until the engine says otherwise a path is given all the time in the world.
     pub(super) fn entries(&self, id: PeerId) -> (table::Peer, Vec<table::Path>) {
         let paths = self.paths(id);
         let order = Order::from_slots(0..paths.len() as u32);
-        let peer = table::Peer { order, canonical: self.canonical.into(), reserved: [0; 36] };
+        let peer = table::Peer {
+            order,
+            canonical: self.canonical.into(),
+            reserved: [0; 36],
+        };
         let path = |path: PathPlan| table::Path {
             thresholds: Thresholds::new(u32::MAX, u32::MAX),
             flags: Flags::NONE,
@@ -164,9 +206,18 @@ impl PeerPlan {
             endpoints.push(self.canonical);
         }
         let entry = |endpoint: SocketAddr| {
-            let key = EndpointKey { endpoint: endpoint.ip().into(), port: endpoint.port().into(), tunnel: self.port.into() };
+            let key = EndpointKey {
+                endpoint: endpoint.ip().into(),
+                port: endpoint.port().into(),
+                tunnel: self.port.into(),
+            };
             let here = paths.iter().filter(|path| path.endpoint == endpoint);
-            (key, here.fold(EndpointRef::new(id), |entry, path| entry.with_path(path.uplink, path.id.slot())))
+            (
+                key,
+                here.fold(EndpointRef::new(id), |entry, path| {
+                    entry.with_path(path.uplink, path.id.slot())
+                }),
+            )
         };
         endpoints.into_iter().map(entry).collect()
     }

@@ -24,8 +24,16 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn listen() -> Result<Self, Error> {
-        let listen = |kind| signal(kind).map_err(|source| Error::System { what: "catching signals", source });
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        let listen = |kind| {
+            signal(kind).map_err(|source| Error::System {
+                what: "catching signals",
+                source,
+            })
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
@@ -74,7 +82,12 @@ impl Daemon {
         for path in due {
             let proof = self.dataplane.tables().proof(path);
             let latched_ns = Some(proof.latched_ns).filter(|ns| *ns != 0);
-            let input = Input::Proof { path, proof_ns: proof.proof_ns, unanswered: proof.unanswered, latched_ns };
+            let input = Input::Proof {
+                path,
+                proof_ns: proof.proof_ns,
+                unanswered: proof.unanswered,
+                latched_ns,
+            };
             self.engine.handle(input, now_ns, &mut actions);
         }
         self.engine.handle(Input::Tick, now_ns, &mut actions);
@@ -83,7 +96,14 @@ impl Daemon {
 
     fn drain_records(&mut self) {
         while let Some(record) = self.next_record() {
-            let Record { at_ns, value_ns, path, from, sequence, .. } = record;
+            let Record {
+                at_ns,
+                value_ns,
+                path,
+                from,
+                sequence,
+                ..
+            } = record;
             let value = Duration::from_nanos(value_ns);
             match record.kind {
                 RecordKind::REPLY => {
@@ -91,13 +111,27 @@ impl Daemon {
                     // The kernel knows 16 bits of it; the rest is the last one's that left.
                     let behind = (runtime.sequence as u16).wrapping_sub(sequence as u16);
                     let sequence = runtime.sequence.wrapping_sub(u32::from(behind));
-                    self.input(Input::Reply { path, sequence, rtt: value, at_ns });
+                    self.input(Input::Reply {
+                        path,
+                        sequence,
+                        rtt: value,
+                        at_ns,
+                    });
                 }
-                RecordKind::LATCHED => self.input(Input::Latched { path, silence: value, at_ns }),
+                RecordKind::LATCHED => self.input(Input::Latched {
+                    path,
+                    silence: value,
+                    at_ns,
+                }),
                 RecordKind::SWITCHED => {
                     let from = Some(from).filter(|from| *from != PathId::NONE);
                     debug!("{} carries the traffic", self.names.path(path));
-                    self.input(Input::Switched { path, from, silence: value, at_ns });
+                    self.input(Input::Switched {
+                        path,
+                        from,
+                        silence: value,
+                        at_ns,
+                    });
                 }
                 other => warn!("a record of unknown kind {}", other.0),
             }
@@ -116,7 +150,12 @@ impl Daemon {
 
     async fn host_changed(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::LinkChanged { name, admin_up, carrier, .. } => self.link_worsened(&name, uplink::link_flags(admin_up, carrier)),
+            Event::LinkChanged {
+                name,
+                admin_up,
+                carrier,
+                ..
+            } => self.link_worsened(&name, uplink::link_flags(admin_up, carrier)),
             Event::LinkGone { name, .. } => self.link_worsened(&name, Flags::ABSENT),
             Event::View(view) => return self.view_changed(view).await,
             Event::OursTouched => return self.repair().await,
@@ -126,7 +165,14 @@ impl Daemon {
 
     /// Flags an uplink at once. What got better waits for the view, which knows addresses and gateways, too.
     fn link_worsened(&mut self, interface: &str, flags: Flags) {
-        let Some(index) = self.config.uplinks().iter().position(|uplink| uplink.interface.as_str() == interface) else { return };
+        let Some(index) = self
+            .config
+            .uplinks()
+            .iter()
+            .position(|uplink| uplink.interface.as_str() == interface)
+        else {
+            return;
+        };
         if flags != Flags::NONE && self.uplinks[index].state.flags != flags {
             self.uplinks[index].state.flags = flags;
             self.set_flags(UplinkId(index as u32), flags);
@@ -147,7 +193,13 @@ impl Daemon {
             runtime.state = uplink::State::of(UplinkId(index as u32), uplink, &self.view, &mut runtime.remembered);
             let now = runtime.state.entry;
             if before.ifindex != now.ifindex || before.v4 != now.v4 || before.v6 != now.v6 {
-                debug!("{}: device {}, {:?}, {:?}", uplink.name.as_str(), now.ifindex, now.v4, now.v6);
+                debug!(
+                    "{}: device {}, {:?}, {:?}",
+                    uplink.name.as_str(),
+                    now.ifindex,
+                    now.v4,
+                    now.v6
+                );
             }
         }
         for index in 0..self.uplinks.len() {

@@ -14,7 +14,11 @@ use crate::host::wireguard::{self, Tunnel};
 const EVERY: Duration = Duration::from_secs(2);
 
 fn interfaces(config: &Config) -> Vec<String> {
-    config.tunnels().iter().map(|tunnel| tunnel.interface.as_str().into()).collect()
+    config
+        .tunnels()
+        .iter()
+        .map(|tunnel| tunnel.interface.as_str().into())
+        .collect()
 }
 
 /// Every configured tunnel, in the configuration's order.

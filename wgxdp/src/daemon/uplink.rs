@@ -41,14 +41,30 @@ pub(super) fn link_flags(admin_up: bool, carrier: bool) -> Flags {
 impl State {
     /// The uplink as it is in `view`.
     pub(super) fn of(id: UplinkId, config: &UplinkConfig, view: &View, remembered: &mut Remembered) -> Self {
-        let absent = Uplink { id, ..Uplink::default() };
-        let Some(link) = view.get(config.interface.as_str()).filter(|link| link.kind != LinkKind::ABSENT) else {
-            return Self { entry: absent, flags: Flags::ABSENT };
+        let absent = Uplink {
+            id,
+            ..Uplink::default()
+        };
+        let Some(link) = view
+            .get(config.interface.as_str())
+            .filter(|link| link.kind != LinkKind::ABSENT)
+        else {
+            return Self {
+                entry: absent,
+                flags: Flags::ABSENT,
+            };
         };
         let on_link = link.noarp || link.kind == LinkKind::IP;
         let v4 = family(config.v4, &link.v4, link.gateway4, &mut remembered.v4, on_link);
         let v6 = family(config.v6, &link.v6, link.gateway6, &mut remembered.v6, on_link);
-        let entry = Uplink { v4, v6, ifindex: link.index, link: link.kind, mtu: link.mtu, id };
+        let entry = Uplink {
+            v4,
+            v6,
+            ifindex: link.index,
+            link: link.kind,
+            mtu: link.mtu,
+            id,
+        };
         let mut flags = link_flags(link.admin_up, link.carrier);
         if v4.address.is_unspecified() && v6.address.is_unspecified() {
             flags = flags.with(Flags::ABSENT);
@@ -62,8 +78,16 @@ impl State {
             return BTreeSet::new();
         }
         let hop = |destination: &IpAddr| {
-            let family = if destination.is_ipv4() { &self.entry.v4 } else { &self.entry.v6 };
-            let hop = if family.gateway.is_unspecified() { *destination } else { family.gateway.to_ip() };
+            let family = if destination.is_ipv4() {
+                &self.entry.v4
+            } else {
+                &self.entry.v6
+            };
+            let hop = if family.gateway.is_unspecified() {
+                *destination
+            } else {
+                family.gateway.to_ip()
+            };
             (!family.address.is_unspecified()).then_some((self.entry.ifindex, hop))
         };
         destinations.iter().filter_map(hop).collect()
@@ -72,7 +96,11 @@ impl State {
     /// Whether a destination's next hop is missing: an Ethernet device without gateway, although the configuration does not say that
     /// all is on the link.
     pub(super) fn lacks_gateway(&self, config: &UplinkConfig, destination: IpAddr) -> bool {
-        let family = if destination.is_ipv4() { &self.entry.v4 } else { &self.entry.v6 };
+        let family = if destination.is_ipv4() {
+            &self.entry.v4
+        } else {
+            &self.entry.v6
+        };
         self.entry.link == LinkKind::ETHERNET
             && !family.address.is_unspecified()
             && family.gateway.is_unspecified()
@@ -91,7 +119,9 @@ fn family<A: Copy + Into<IpAddr> + PartialEq>(
         AddressChoice::Auto => addresses.first().copied(),
         AddressChoice::Fixed(address) => addresses.contains(&address).then_some(address),
     };
-    let Some(address) = address else { return Family::default() };
+    let Some(address) = address else {
+        return Family::default();
+    };
     if gateway.is_some() {
         *remembered = gateway;
     }
@@ -102,11 +132,23 @@ fn family<A: Copy + Into<IpAddr> + PartialEq>(
         GatewayChoice::Via(gateway) => Some(gateway),
     };
     let gateway = gateway.map_or(Address::UNSPECIFIED, |gateway| gateway.into().into());
-    Family { address: address.into().into(), gateway }
+    Family {
+        address: address.into().into(),
+        gateway,
+    }
 }
 
 /// The first of a device's usable addresses, for messages.
 pub(super) fn describe(link: &Link) -> String {
-    let all: Vec<String> = link.v4.iter().map(ToString::to_string).chain(link.v6.iter().map(ToString::to_string)).collect();
-    if all.is_empty() { "no address".into() } else { all.join(", ") }
+    let all: Vec<String> = link
+        .v4
+        .iter()
+        .map(ToString::to_string)
+        .chain(link.v6.iter().map(ToString::to_string))
+        .collect();
+    if all.is_empty() {
+        "no address".into()
+    } else {
+        all.join(", ")
+    }
 }
