@@ -68,15 +68,14 @@ pub(crate) fn run(kernel: &Kernel, image: &Path, tests: &[GuestTest]) -> Result<
     })?;
     let said = fs::read(&console).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
-    let mut failure = log.failure(&kernel.release);
-    if let Some(trouble) = trouble(&said) {
-        failure = Some(format!("the guest's kernel: {trouble}"));
+    let own = if let Some(trouble) = trouble(&said) {
+        Some(format!("the guest's kernel: {trouble}"))
     } else if status.code() == Some(sh::TIMED_OUT) {
-        let why = failure.map_or_else(String::new, |why| format!(" ({why})"));
-        failure = Some(format!("the guest was still running after {} s{why}", LIMIT.as_secs()));
-    } else if !status.success() {
-        failure = Some(format!("QEMU failed ({status})"));
-    }
+        Some(format!("the guest was still running after {} s", LIMIT.as_secs()))
+    } else {
+        (!status.success()).then(|| format!("QEMU failed ({status})"))
+    };
+    let failures: Vec<String> = own.into_iter().chain(log.failure(&kernel.release)).collect();
     if trouble(&said).is_some() || !log.has_booted() {
         println!("the end of {}:", console.display());
         for line in tail(&said) {
@@ -85,7 +84,7 @@ pub(crate) fn run(kernel: &Kernel, image: &Path, tests: &[GuestTest]) -> Result<
     }
     Ok(GuestResult {
         tally: log.tally(),
-        failure,
+        failure: (!failures.is_empty()).then(|| failures.join(", ")),
     })
 }
 
