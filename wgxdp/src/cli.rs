@@ -29,8 +29,8 @@ use crate::config::{self, Config, ConfigError, Flags, InterfaceName, Profile, Up
     propagate_version = true
 )]
 pub struct Cli {
-    /// What to log: a level, or a filter such as `info,wgxdp::engine=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "WGXDP_LOG", default_value = "info", value_parser = filter)]
+    /// What to log: a level, or a filter such as info,wgxdp::engine=debug
+    #[arg(long, global = true, display_order = 100, value_name = "FILTER", env = "WGXDP_LOG", default_value = "info", value_parser = filter)]
     pub log: String,
     /// What to do.
     #[command(subcommand)]
@@ -42,8 +42,10 @@ pub struct Cli {
 pub enum Command {
     /// Protect tunnels until interrupted, then remove everything that was added
     #[command(
+        override_usage = "wgxdp run [--config FILE]\n       \
+                          wgxdp run --tunnel INTERFACE --uplink [NAME=]INTERFACE [--uplink …] [--profile PROFILE] [--metrics ADDR:PORT]",
         long_about = "Protects tunnels until interrupted (Ctrl-C or SIGTERM), then removes everything that it added and nothing else. \
-                      Says what to protect with a file, or with flags; with neither it reads /etc/wgxdp/wgxdp.toml.",
+                      Say what to protect with a file, or with flags; with neither it reads /etc/wgxdp/wgxdp.toml.",
         after_help = "Examples:\n  \
                       wgxdp run --tunnel wg0 --uplink eth0 --uplink wwan0\n  \
                       wgxdp run --tunnel wg0 --uplink isp-a=eth0 --uplink lte=wwan0 --profile fast\n  \
@@ -96,7 +98,7 @@ pub struct StatusArgs {
 /// Arguments of `wgxdp check`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct CheckArgs {
-    /// The file
+    /// Configuration file
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
     pub config: PathBuf,
 }

@@ -43,7 +43,7 @@ pub struct Problem {
 /// One thing that is accepted but will not do what its author may expect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// What it is about, for messages: the file's path, or empty for the command line.
+    /// The file; `None` for the command line.
     pub origin: Option<PathBuf>,
     /// Where.
     pub place: Place,

@@ -3,6 +3,7 @@
 mod flags;
 mod messages;
 mod properties;
+mod relations;
 mod values;
 
 use std::path::Path;
