@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 
-use super::DEFAULT_FILE;
 use super::file::MAX_BYTES;
 use super::value::ValueError;
 
@@ -21,7 +20,7 @@ pub enum Place {
     Flag(&'static str),
 }
 
-/// Follows "already … ": where the other one is.
+/// Follows "already used": where the other one is.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,7 +43,7 @@ pub struct Problem {
 /// One thing that is accepted but will not do what its author may expect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// What it is about, for messages: the file's path, or empty for the command line.
+    /// The file; `None` for the command line.
     pub origin: Option<PathBuf>,
     /// Where.
     pub place: Place,
@@ -78,10 +77,13 @@ pub enum ConfigError {
     },
     /// Neither a file nor flags.
     #[error(
-        "nothing to run: there is no {DEFAULT_FILE}; name a file with --config FILE, or say what to do with flags, \
-         such as --tunnel wg0 --uplink eth0 --uplink wwan0"
+        "nothing to run: there is no {}; name a file with --config FILE, or say what to do with flags, such as \
+         --tunnel wg0 --uplink eth0 --uplink wwan0", path.display()
     )]
-    Nothing,
+    Nothing {
+        /// The file that would have been read.
+        path: PathBuf,
+    },
     /// It says things that cannot be done.
     #[error("{}", Listed(origin.as_ref(), problems))]
     Invalid {
@@ -319,7 +321,7 @@ pub enum Fault {
         advice: &'static str,
     },
     /// An interface that is both.
-    #[error("interface {found:?} is already an uplink {other}; a tunnel cannot carry itself, name another interface")]
+    #[error("interface {found:?} is already an uplink{}; a tunnel cannot carry itself, name another interface", OnLine(*other))]
     TunnelIsUplink {
         /// The interface.
         found: String,
@@ -394,6 +396,18 @@ impl fmt::Display for Nearest<'_> {
         match self.nearest {
             Some(nearest) => write!(f, "did you mean {nearest:?}?"),
             None => write!(f, "known keys: {}", self.known.join(", ")),
+        }
+    }
+}
+
+/// Where, if that is a line.
+struct OnLine(Place);
+
+impl fmt::Display for OnLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Place::Line(..) => write!(f, " {}", self.0),
+            Place::Whole | Place::Flag(_) => Ok(()),
         }
     }
 }

@@ -62,12 +62,27 @@ impl<'t> Report<'t> {
         match DeTable::parse(self.text) {
             Ok(root) => Some(root),
             Err(error) => {
-                let place = error.span().map_or(Place::Whole, |span| self.at(span.start, true));
-                self.add(place, Fault::Syntax(one_line(error.message())));
+                let start = error.span().map(|span| span.start);
+                let place = start.map_or(Place::Whole, |start| self.at(start, true));
+                let bare = start.is_some_and(|start| is_bare_word(self.text, start));
+                let message = if bare {
+                    "words must be quoted".to_owned()
+                } else {
+                    one_line(error.message())
+                };
+                self.add(place, Fault::Syntax(message));
                 None
             }
         }
     }
+}
+
+/// Whether a value starts at `start` that is a word without quotes: the likeliest mistake, which the parser takes for a bad boolean or number.
+fn is_bare_word(text: &str, start: usize) -> bool {
+    let (Some(before), Some(value)) = (text.get(..start), text.get(start..)) else {
+        return false;
+    };
+    before.trim_end_matches([' ', '\t']).ends_with('=') && value.starts_with(|c: char| c.is_alphabetic())
 }
 
 fn one_line(message: &str) -> String {

@@ -1,0 +1,126 @@
+//! One daemon at a time: a lock in the run directory.
+//!
+//! The lock is `flock` on a file, so it ends with its holder, however that ends; the file holds the holder's pid, for messages alone. The holder
+//! unlinks the file before it lets go, therefore who gets a lock must look whether it is still the one that others would find.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::PreflightError;
+
+/// The lock's name in the run directory.
+const LOCK_FILE: &str = "lock";
+/// Times that a lock may be unlinked under us before we give up: each is another daemon that ended meanwhile.
+const ATTEMPTS: usize = 64;
+
+/// Held as long as the daemon runs. Dropped, it removes its file, and the run directory if nothing else is left there.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+    directory: PathBuf,
+}
+
+impl Lock {
+    /// Takes the lock in the run directory `directory`, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// Another process holds it, or it cannot be made.
+    pub fn acquire(directory: &Path) -> Result<Self, PreflightError> {
+        let path = directory.join(LOCK_FILE);
+        let failed = |source| PreflightError::Lock {
+            path: path.clone(),
+            source,
+        };
+        for _ in 0..ATTEMPTS {
+            match fs::create_dir_all(directory) {
+                Ok(()) => {}
+                // It came and went while others started and ended; but what is there and no directory will stay.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_something_else(directory) => continue,
+                Err(source) => {
+                    return Err(PreflightError::RunDirectory {
+                        path: directory.to_owned(),
+                        source,
+                    });
+                }
+            }
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path);
+            let mut file = match opened {
+                Ok(file) => file,
+                // The last holder removed the directory between our two steps.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(failed(source)),
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(PreflightError::AlreadyRunning {
+                        pid: read_pid(&mut file),
+                        path,
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            if !is_at(&file, &path) {
+                continue;
+            }
+            write_pid(&mut file).map_err(failed)?;
+            return Ok(Self {
+                file,
+                path,
+                directory: directory.to_owned(),
+            });
+        }
+        Err(failed(io::Error::other("it kept being removed")))
+    }
+
+    /// The run directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Still locked: nobody else can be using a file that we are about to unlink, unless it is not ours any more.
+        if is_at(&self.file, &self.path) {
+            // Nothing can be done about a failure, and nothing depends on it: the kernel's lock ends in any case.
+            let _ = fs::remove_file(&self.path);
+        }
+        // Refused by the kernel if anything is left in it.
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+fn is_something_else(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|found| !found.is_dir())
+}
+
+/// Whether `path` leads to this very file.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(held), Ok(found)) => (held.dev(), held.ino()) == (found.dev(), found.ino()),
+        _ => false,
+    }
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+/// `None` where the holder has not written it yet.
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
