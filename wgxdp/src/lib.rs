@@ -1,1 +1,4 @@
 //! wgxdp's daemon, as a library: everything but the command line.
+
+pub mod snapshot;
+pub mod status;
