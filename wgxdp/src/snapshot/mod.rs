@@ -33,10 +33,12 @@
 //!   and the last proof at the moment of reading: what `steer` would go by. RTT and loss are null, for nobody measures them.
 //! - A path that does not answer has no round-trip time, whatever the last one was.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod label;
 mod names;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;

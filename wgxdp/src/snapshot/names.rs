@@ -44,7 +44,7 @@ pub struct UplinkName {
     /// Its place in the maps.
     #[serde(with = "UplinkNumber")]
     pub id: UplinkId,
-    /// Its label.
+    /// Its label, never empty: the empty one stands for no uplink.
     pub name: String,
     /// Its interface.
     pub interface: String,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::snapshot::Names;
-use crate::snapshot::tests::{Host, branch, device, family, take};
+use crate::snapshot::fixture::{Host, branch, device, family, take};
 use serde_json::{Value, json};
 use wgxdp_common::id::{PeerId, UplinkId};
 use wgxdp_common::liveness::Flags;
