@@ -202,7 +202,12 @@ async fn a_connection_ends_after_one_request_even_if_the_client_would_go_on() {
 
 #[tokio::test]
 async fn clients_that_say_nothing_hold_up_neither_others_nor_the_end() {
-    let server = Server::start(|| ready(Ok(scrape(1))), healthy).await;
+    // Their own deadline is too far away to help.
+    let limits = Limits {
+        client: PATIENCE * 100,
+        ..LIMITS
+    };
+    let server = Server::start_within(limits, || ready(Ok(scrape(1))), healthy).await;
     let mut hanging = Vec::new();
     for _ in 0..LIMITS.clients - 1 {
         let mut client = server.connect().await;
