@@ -1,12 +1,93 @@
 //! `wgxdp`, the command.
-use std::path::Path;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let args: Vec<String> = std::env::args().collect();
-    std::fs::create_dir_all("/run/wgxdp")?;
-    let config = wgxdp::config::Config::from_file(Path::new(&args[3]))?;
-    wgxdp::daemon::run(config).await?;
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+use wgxdp::cli::{Cli, Command};
+use wgxdp::config::{Config, DEFAULT_FILE};
+use wgxdp::daemon;
+use wgxdp::dataplane::Pins;
+use wgxdp::host::netlink::Netlink;
+use wgxdp::preflight::{self, Places};
+use wgxdp::snapshot::{Names, STATE_FILE};
+use wgxdp::status;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(colours)
+        .with_target(false);
+    // The filter was checked with the other arguments.
+    log.with_env_filter(EnvFilter::new(&cli.log)).init();
+    let done = match cli.command {
+        Command::Run(arguments) => arguments.to_config(Path::new(DEFAULT_FILE)).map_err(said).and_then(run),
+        Command::Status(arguments) => return show_status(arguments.json),
+        Command::Down => down(),
+        Command::Check(arguments) => arguments.to_config().map(|config| check(&config)).map_err(said),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("wgxdp: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn said(error: impl Display) -> String {
+    error.to_string()
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|e| format!("no runtime: {e}"))?.block_on(work))
+}
+
+fn run(config: Config) -> Result<(), String> {
+    let _lock = preflight::check(&Places::default()).map_err(said)?;
+    block_on(daemon::run(config))?.map_err(said)
+}
+
+fn down() -> Result<(), String> {
+    let _lock = preflight::check(&Places::default()).map_err(said)?;
+    let names = Names::read(Path::new(STATE_FILE)).ok().flatten();
+    let tunnels = names.map(|names| names.tunnels).unwrap_or_default();
+    let interfaces: Vec<String> = tunnels.into_iter().map(|tunnel| tunnel.interface).collect();
+    let done = block_on(async {
+        let netlink = Netlink::connect()?;
+        daemon::clean_up(&netlink, &Pins::default(), &interfaces).await
+    });
+    println!("removed {}", done?.map_err(said)?);
     Ok(())
+}
+
+fn check(config: &Config) {
+    for warning in config.warnings() {
+        println!("warning: {warning}");
+    }
+    println!(
+        "the configuration is valid: {} uplinks, {} tunnels",
+        config.uplinks().len(),
+        config.tunnels().len()
+    );
+}
+
+fn show_status(json: bool) -> ExitCode {
+    let output = match status::find() {
+        Ok(found) => status::output(found, json),
+        Err(e) => {
+            eprintln!("wgxdp: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Whoever closed the pipe has seen enough.
+    let _ = io::stdout().write_all(output.stdout.as_bytes());
+    let _ = io::stderr().write_all(output.stderr.as_bytes());
+    ExitCode::from(output.code)
 }

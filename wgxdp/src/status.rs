@@ -19,6 +19,7 @@
 //! | maps without names | the reason, to stderr | empty lists | 1 |
 //! | nothing | the reason, to stderr | empty lists | 3 |
 
+mod found;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::snapshot::{Daemon, Path, Peer, STATE_FILE, Snapshot, Tunnel, Uplink};
+
+pub use found::{FindError, find};
 
 /// The exit code where there is no wgxdp.
 pub const EXIT_NOTHING: u8 = 3;

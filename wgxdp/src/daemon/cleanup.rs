@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Error, tunnels};
+use super::{Error, observe, tunnels};
 use crate::dataplane::{Attachments, Pins};
 use crate::host::anchor::{self, Removed};
 use crate::host::netlink::Netlink;
@@ -80,6 +80,7 @@ pub async fn clean_up(netlink: &Netlink, pins: &Pins, interfaces: &[String]) -> 
         Err(e) => note(Err(e.into())),
     }
     note(pins.remove_maps().map_err(Into::into));
+    observe::forget_names();
     let tunnels = interfaces
         .iter()
         .filter_map(|interface| wireguard::read(interface).ok())

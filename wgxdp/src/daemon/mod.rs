@@ -10,6 +10,7 @@
 //! daemon and as `wgxdp down`: it removes what can be proven to be ours, whichever run of ours left it.
 
 mod cleanup;
+mod observe;
 mod peers;
 mod plan;
 mod serve;
@@ -100,6 +101,9 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// The metrics' address.
+    #[error(transparent)]
+    Metrics(#[from] crate::metrics::BindError),
     /// More peers than a probe's mark can tell apart.
     #[error("{0} peers are more than the probes' marks can tell apart")]
     TooManyPeers(usize),
@@ -144,6 +148,7 @@ pub struct Daemon {
     peers: BTreeMap<PeerId, PeerPlan>,
     paths: BTreeMap<PathId, PathRuntime>,
     published: Option<table::Config>,
+    observed: observe::Observed,
 }
 
 /// What is known before anything is touched.
@@ -214,7 +219,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .map(|tunnel| tunnel.interface.as_str().into())
         .collect();
     let outcome = match Daemon::start(config, &netlink, survey).await {
-        Ok(mut daemon) => daemon.serve(signals).await,
+        Ok(mut daemon) => {
+            let served = daemon.serve(signals).await;
+            daemon.observed.end().await;
+            served
+        }
         Err(e) => Err(e),
     };
     match clean_up(&netlink, &Pins::default(), &interfaces).await {
@@ -270,7 +279,10 @@ impl Daemon {
             peers: BTreeMap::new(),
             paths: BTreeMap::new(),
             published: None,
+            observed: observe::Observed::new(),
         };
+        let tables = daemon.dataplane.tables().clone();
+        daemon.observed.serve(&daemon.config, &tables).await?;
         daemon.install(plans).await?;
         Ok(daemon)
     }
@@ -300,6 +312,7 @@ impl Daemon {
         self.settle_neighbours().await?;
         self.anchor.engage(&self.ports()).await?;
         self.refresh_endpoints().await;
+        self.publish_names();
         self.describe();
         Ok(())
     }
@@ -421,7 +434,12 @@ impl Daemon {
                 Action::LiftLatch { path } => self.dataplane.lift_latch(path),
                 Action::SetStatus { path, state, loss_ppm } => self.dataplane.set_status(path, state, loss_ppm),
                 Action::SendProbe { path, sequence } => self.send_probe(path, sequence, &mut later),
-                Action::Report(transition) => info!("{}", self.names.line(&transition)),
+                Action::Report(transition) => {
+                    info!("{}", self.names.line(&transition));
+                    if let Some(failovers) = self.engine.failovers(transition.peer) {
+                        self.observed.set_failovers(transition.peer, failovers.iter());
+                    }
+                }
             }
         }
         debug_assert!(later.is_empty(), "a probe that left or did not decides nothing");

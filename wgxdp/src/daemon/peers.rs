@@ -46,6 +46,7 @@ impl Daemon {
         self.add_peers(new)?;
         self.remove_peers(&gone)?;
         self.settle_neighbours().await?;
+        self.publish_names();
         if self.ports() != ports_before {
             self.anchor.engage(&self.ports()).await?;
             self.refresh_endpoints().await;

@@ -75,6 +75,7 @@ impl Daemon {
 
     /// The engine's wake-up: records first, then the kernel's own words about the paths that are due.
     fn tick(&mut self) {
+        self.observed.beat();
         self.drain_records();
         let now_ns = monotonic_ns();
         let mut actions = Vec::new();

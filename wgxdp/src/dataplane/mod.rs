@@ -5,6 +5,7 @@
 //! | [`object`] | the object file, its ABI check, loading |
 //! | [`table`] | array maps as memory: one word is one store |
 //! | [`tables`] | every map by name, from a loaded object or from the pins of a running one |
+//! | [`readings`] | the tables as the status and the metrics read them |
 //! | [`pins`] | `/sys/fs/bpf/wgxdp/` |
 //! | [`attach`] | tcx, or clsact where the kernel has no tcx |
 //!
@@ -14,6 +15,7 @@
 mod attach;
 mod object;
 mod pins;
+mod readings;
 mod table;
 mod tables;
 

@@ -55,7 +55,7 @@ impl<T: Pod> Table<T> {
             assert!(
                 size_of::<T>().is_multiple_of(8),
                 "the kernel rounds elements up to 8 bytes"
-            )
+            );
         };
         let info = map.info().map_err(|source| Error::Map { map: name, source })?;
         let system = |e: nix::Error| Error::System {

@@ -147,8 +147,11 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::Fallback
         | Reason::Probe
         | Reason::ProbeNoUplink => GivenBy::Steer,
-        Reason::ForeignDestination | Reason::Unauthentic | Reason::Restored | Reason::Stranger | Reason::Proof => {
-            GivenBy::Restore
-        }
+        Reason::ForeignDestination
+        | Reason::OtherHost
+        | Reason::Unauthentic
+        | Reason::Restored
+        | Reason::Stranger
+        | Reason::Proof => GivenBy::Restore,
     }
 }

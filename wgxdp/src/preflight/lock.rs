@@ -81,6 +81,22 @@ impl Lock {
         Err(failed(io::Error::other("it kept being removed")))
     }
 
+    /// Whether some process holds the lock in the run directory, without taking it: a daemon that starts at this moment is not disturbed.
+    #[must_use]
+    pub fn is_held(directory: &Path) -> bool {
+        let Ok(found) = fs::metadata(directory.join(LOCK_FILE)) else {
+            return false;
+        };
+        // `1: FLOCK  ADVISORY  WRITE 4711 fe:01:123456 0 EOF`, see proc_locks(5); the numbers of the device are of the file system's, which
+        // differs from the file's in some: the inode and the kind of lock will do.
+        let inode = found.ino().to_string();
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        locks.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.any(|word| word == "FLOCK") && words.any(|word| word.rsplit(':').next() == Some(&inode))
+        })
+    }
+
     /// The run directory.
     #[must_use]
     pub fn directory(&self) -> &Path {

@@ -120,7 +120,7 @@ pub(crate) fn device(v4: Family, v6: Family) -> table::Uplink {
         ifindex: 7,
         link: LinkKind::ETHERNET,
         mtu: 1500,
-        reserved: 0,
+        id: UplinkId(0),
     }
 }
 

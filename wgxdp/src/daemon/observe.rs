@@ -1,0 +1,198 @@
+//! What others may see of the running daemon: the file of names for `wgxdp status`, and the metrics. Both read the maps themselves at the moment of
+//! asking; only what no map holds is shared here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+use wgxdp_common::id::PeerId;
+
+use super::plan::PeerPlan;
+use super::{Daemon, Error};
+use crate::clock::monotonic_ns;
+use crate::config::Config;
+use crate::dataplane::Tables;
+use crate::engine::MoveReason;
+use crate::host::wireguard;
+use crate::metrics::{self, Extras, Heartbeat, Scrape};
+use crate::snapshot::{Names, PathName, PeerName, STATE_FILE, STATE_FORMAT, TunnelName, UplinkName};
+
+/// The engine sends a probe at least once a minute: silence for longer is no rest.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+
+/// What no map holds.
+#[derive(Clone, Debug)]
+struct Shared {
+    names: Names,
+    failovers: BTreeMap<(PeerId, &'static str), u64>,
+    keys: BTreeMap<PeerId, (String, [u8; 32])>,
+}
+
+/// The daemon's side of it.
+pub(super) struct Observed {
+    shared: Arc<Mutex<Shared>>,
+    heartbeat: Arc<Heartbeat>,
+    server: Option<Server>,
+}
+
+struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Observed {
+    /// Nothing to see yet.
+    pub(super) fn new() -> Self {
+        let names = Names {
+            format: STATE_FORMAT,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started_at: SystemTime::now(),
+            uplinks: Vec::new(),
+            tunnels: Vec::new(),
+        };
+        let shared = Shared {
+            names,
+            failovers: BTreeMap::new(),
+            keys: BTreeMap::new(),
+        };
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+            heartbeat: Arc::new(Heartbeat::new(Instant::now())),
+            server: None,
+        }
+    }
+
+    /// The daemon's loop turned.
+    pub(super) fn beat(&self) {
+        self.heartbeat.beat(Instant::now());
+    }
+
+    /// How often a peer's traffic moved.
+    pub(super) fn set_failovers(&self, peer: PeerId, failovers: impl Iterator<Item = (MoveReason, u64)>) {
+        let mut shared = lock(&self.shared);
+        for (reason, count) in failovers {
+            shared.failovers.insert((peer, reason.as_str()), count);
+        }
+    }
+
+    /// Serves metrics where the configuration says.
+    pub(super) async fn serve(&mut self, config: &Config, tables: &Tables) -> Result<(), Error> {
+        let Some(address) = config.metrics() else { return Ok(()) };
+        let listener = metrics::bind(address).await?;
+        if let Ok(address) = listener.local_addr() {
+            info!("metrics at http://{address}/metrics");
+        }
+        let (shared, tables) = (self.shared.clone(), tables.clone());
+        let provider = move || {
+            let (shared, tables) = (lock(&shared).clone(), tables.clone());
+            async move {
+                let scrape = tokio::task::spawn_blocking(move || scrape(&shared, &tables));
+                scrape.await.map_err(|e| e.to_string())?
+            }
+        };
+        let heartbeat = self.heartbeat.clone();
+        let healthy = move || heartbeat.check(Instant::now(), HEALTHY_WITHIN);
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async move { _ = stopped.await };
+        let task = tokio::spawn(metrics::serve(listener, provider, healthy, shutdown));
+        self.server = Some(Server { stop, task });
+        Ok(())
+    }
+
+    /// Nothing to see any more.
+    pub(super) async fn end(&mut self) {
+        if let Some(Server { stop, task }) = self.server.take() {
+            // It has ended already if nobody listens.
+            let _ = stop.send(());
+            let _ = task.await;
+        }
+        forget_names();
+    }
+}
+
+/// Removes the file of names, whichever run left it.
+pub(super) fn forget_names() {
+    if let Err(e) = Names::remove(Path::new(STATE_FILE)) {
+        warn!("{e}");
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
+    // Plain values: a panic elsewhere cannot have left them half-written.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn scrape(shared: &Shared, tables: &Tables) -> Result<Scrape, String> {
+    let tunnels = shared
+        .names
+        .tunnels
+        .iter()
+        .filter_map(|tunnel| wireguard::read(&tunnel.interface).ok());
+    let tunnels: BTreeMap<String, wireguard::Tunnel> = tunnels.map(|tunnel| (tunnel.name.clone(), tunnel)).collect();
+    let handshake = |(id, (interface, key)): (&PeerId, &(String, [u8; 32]))| {
+        let peer = tunnels
+            .get(interface)?
+            .peers
+            .iter()
+            .find(|peer| peer.public_key.0 == *key)?;
+        Some((*id, peer.last_handshake?))
+    };
+    let handshakes = shared.keys.iter().filter_map(handshake).collect();
+    let extras = Extras {
+        failovers: shared.failovers.clone(),
+        handshakes,
+    };
+    Scrape::take(&shared.names, tables, &extras, monotonic_ns()).map_err(|e| e.to_string())
+}
+
+impl Daemon {
+    /// Tells the names of everything to whoever reads the maps.
+    pub(super) fn publish_names(&self) {
+        let uplinks = (0..).zip(self.config.uplinks()).map(|(id, uplink)| UplinkName {
+            id: wgxdp_common::id::UplinkId(id),
+            name: uplink.name.as_str().into(),
+            interface: uplink.interface.as_str().into(),
+        });
+        let tunnels = self.tunnels.iter().enumerate().map(|(index, tunnel)| TunnelName {
+            interface: tunnel.name.clone(),
+            listen_port: tunnel.listen_port.unwrap_or(0),
+            peers: self
+                .peers
+                .iter()
+                .filter(|(_, plan)| plan.tunnel == index)
+                .map(|(id, plan)| name(*id, plan))
+                .collect(),
+        });
+        let keys = self
+            .peers
+            .iter()
+            .map(|(id, plan)| (*id, (self.tunnels[plan.tunnel].name.clone(), *plan.key.as_bytes())));
+        let mut shared = lock(&self.observed.shared);
+        shared.names.uplinks = uplinks.collect();
+        shared.names.tunnels = tunnels.collect();
+        shared.keys = keys.collect();
+        shared.failovers.retain(|(peer, _), _| self.peers.contains_key(peer));
+        if let Err(e) = shared.names.write(Path::new(STATE_FILE)) {
+            warn!("{e}; `wgxdp status` will not know the names");
+        }
+    }
+}
+
+fn name(id: PeerId, plan: &PeerPlan) -> PeerName {
+    let path = |path: super::PathPlan| PathName {
+        id: path.id,
+        uplink: path.uplink,
+        endpoint: path.endpoint,
+    };
+    PeerName {
+        id,
+        name: plan.name.clone(),
+        public_key: plan.key.to_string(),
+        paths: plan.paths(id).into_iter().map(path).collect(),
+    }
+}
