@@ -141,9 +141,9 @@ impl Frame {
         frame.extend(self.destination_mac);
         frame.extend(SOURCE_MAC);
         if self.source.is_ipv4() {
-            self.build_v4(&mut frame, &transport)
+            self.build_v4(&mut frame, &transport);
         } else {
-            self.build_v6(&mut frame, &transport)
+            self.build_v6(&mut frame, &transport);
         }
         frame
     }
