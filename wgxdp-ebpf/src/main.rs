@@ -22,6 +22,7 @@ mod steer;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use wgxdp_common::abi::ABI_VERSION;
+use wgxdp_ebpf as _;
 
 /// TC egress on the anchor.
 #[classifier]
@@ -43,9 +44,3 @@ static WGXDP_ABI: u32 = ABI_VERSION;
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}

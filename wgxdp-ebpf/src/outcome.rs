@@ -24,8 +24,8 @@ impl Outcome {
         }
         match self.reason.verdict() {
             Verdict::Pass => TC_ACT_UNSPEC,
-            Verdict::Redirect => TC_ACT_REDIRECT as i32,
-            Verdict::Drop => TC_ACT_SHOT as i32,
+            Verdict::Redirect => TC_ACT_REDIRECT,
+            Verdict::Drop => TC_ACT_SHOT,
         }
     }
 }

@@ -117,7 +117,7 @@ fn hand_over<const L3: usize>(
         tunnel: port,
     };
     // SAFETY: user space replaces entries and never edits them.
-    let (remote, path, reason) = match unsafe { ENDPOINTS.get(&key) } {
+    let (remote, path, reason) = match unsafe { ENDPOINTS.get(key) } {
         Some(entry) => {
             let peer = PEERS.get_ptr(entry.peer.0).ok_or(Reason::NotConfigured)?;
             // SAFETY: a peer's canonical endpoint is written before anything refers to the peer and not changed while something does.

@@ -60,7 +60,7 @@ fn try_steer(ctx: &TcContext) -> Result<Reason, Reason> {
                 tunnel: source,
             };
             // SAFETY: user space replaces entries and never edits them, and a removed peer's packets may go either way.
-            match unsafe { ENDPOINTS.get(&key) } {
+            match unsafe { ENDPOINTS.get(key) } {
                 Some(entry) => steer_to_peer(ctx, config, &packet, entry.peer, source),
                 None => fall_back(ctx, config, &packet, tunnel, source, destination),
             }

@@ -10,6 +10,7 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::TcContext;
+use wgxdp_ebpf as _;
 
 /// `TC_ACT_UNSPEC`: as if this program were not there; a program after it in the chain still runs.
 const NEXT: i32 = -1;
@@ -60,12 +61,6 @@ fn impair(ctx: &TcContext, shift: u32, direction: u32) -> i32 {
         unsafe { *dropped += 1 };
     }
     DROP
-}
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }
 
 /// The licence that GPL-only helpers ask for.
