@@ -21,20 +21,41 @@ mod steer;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use wgxdp_common::abi::ABI_VERSION;
+use wgxdp_common::abi::{ABI_VERSION, PROGRAM_RESTORE, PROGRAM_STEER};
 use wgxdp_ebpf as _;
 
 /// TC egress on the anchor.
 #[classifier]
 fn steer(ctx: TcContext) -> i32 {
-    steer::steer(&ctx).verdict()
+    let outcome = steer::steer(&ctx);
+    log(&ctx, PROGRAM_STEER, outcome);
+    outcome.verdict()
 }
 
 /// TC ingress on each uplink.
 #[classifier]
 fn restore(ctx: TcContext) -> i32 {
-    restore::restore(&ctx).verdict()
+    let outcome = restore::restore(&ctx);
+    log(&ctx, PROGRAM_RESTORE, outcome);
+    outcome.verdict()
 }
+
+/// A line for each packet, for debugging the programs; nothing in a build without the feature.
+#[cfg(feature = "log")]
+#[inline(always)]
+fn log(ctx: &TcContext, program: &str, outcome: outcome::Outcome) {
+    aya_log_ebpf::debug!(
+        ctx,
+        "{}: {} bytes, reason {}",
+        program,
+        ctx.len(),
+        outcome.reason as u32
+    );
+}
+
+#[cfg(not(feature = "log"))]
+#[inline(always)]
+fn log(_: &TcContext, _: &str, _: outcome::Outcome) {}
 
 /// Compared with the daemon's own at load.
 #[unsafe(no_mangle)]

@@ -46,7 +46,11 @@ fn said(error: impl Display) -> String {
 
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok(runtime.map_err(|e| format!("no runtime: {e}"))?.block_on(work))
+    let runtime = runtime.map_err(|e| format!("no runtime: {e}"))?;
+    let done = runtime.block_on(work);
+    // A thread that waits for somebody who hangs is not waited for.
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 fn run(config: Config) -> Result<(), String> {

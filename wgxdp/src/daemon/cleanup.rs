@@ -5,9 +5,9 @@ use std::fmt;
 use super::{Error, observe, tunnels};
 use crate::dataplane::{Attachments, Pins};
 use crate::host::anchor::{self, Removed};
+use crate::host::clsact;
 use crate::host::netlink::Netlink;
 use crate::host::view::View;
-use crate::host::{clsact, wireguard};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,11 +81,7 @@ pub async fn clean_up(netlink: &Netlink, pins: &Pins, interfaces: &[String]) -> 
     }
     note(pins.remove_maps().map_err(Into::into));
     observe::forget_names();
-    let tunnels = interfaces
-        .iter()
-        .filter_map(|interface| wireguard::read(interface).ok())
-        .collect();
-    tunnels::refresh_endpoints(tunnels).await;
+    tunnels::refresh_endpoints(tunnels::read_some(interfaces).await).await;
     first.map(|()| CleanUp {
         removed,
         pins: had_pins,

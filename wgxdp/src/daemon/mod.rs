@@ -9,6 +9,8 @@
 //! Everything that can be refused is refused before anything is touched. What fails later leads to the same clean-up as the end of the
 //! daemon and as `wgxdp down`: it removes what can be proven to be ours, whichever run of ours left it.
 
+#[cfg(feature = "bpf-log")]
+mod bpf_log;
 mod cleanup;
 mod observe;
 mod peers;
@@ -52,6 +54,9 @@ pub enum Error {
     /// A tunnel.
     #[error(transparent)]
     Tunnel(#[from] wireguard::Error),
+    /// A tunnel's WireGuard hangs.
+    #[error("WireGuard does not answer for {0} within 5 s: is its process stopped?")]
+    SilentTunnel(String),
     /// The programs or their maps.
     #[error(transparent)]
     Dataplane(#[from] dataplane::Error),
@@ -251,7 +256,13 @@ impl Daemon {
             warn!("IPv6 is switched off on this host: only IPv4 endpoints are steered");
         }
         let prober = Prober::open(anchor.v4().into(), anchor.v6().map(Into::into)).map_err(Error::Prober)?;
-        let dataplane = Dataplane::load(max_peers, Pins::default())?;
+        #[cfg_attr(
+            not(feature = "bpf-log"),
+            expect(unused_mut, reason = "the programs' logger takes the object by mutable reference")
+        )]
+        let mut dataplane = Dataplane::load(max_peers, Pins::default())?;
+        #[cfg(feature = "bpf-log")]
+        bpf_log::start(dataplane.ebpf());
         // SAFETY: the ring buffer owns its descriptor, which stays open and the same until it is dropped.
         let records = unsafe { AsyncFd::register(dataplane.records()?) };
         let records = records.map_err(|e| Error::System {

@@ -21,6 +21,8 @@ impl Daemon {
                 return Ok(());
             }
         };
+        // Whoever flushes the neighbours does not tell: have them resolved again.
+        self.settle_neighbours().await?;
         let ports_before = self.ports();
         self.tunnels = tunnels;
         let gone: Vec<PeerId> = self

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::Error;
@@ -23,12 +24,27 @@ fn interfaces(config: &Config) -> Vec<String> {
 
 /// Every configured tunnel, in the configuration's order.
 pub(super) async fn read_all(config: &Config) -> Result<Vec<Tunnel>, Error> {
-    Ok(read(interfaces(config)).await?)
+    read(interfaces(config)).await
 }
 
-async fn read(interfaces: Vec<String>) -> Result<Vec<Tunnel>, wireguard::Error> {
+/// A user-space WireGuard that hangs would hold us up for ever.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+async fn read(interfaces: Vec<String>) -> Result<Vec<Tunnel>, Error> {
+    let silent = Error::SilentTunnel(interfaces.join(", "));
     let read = spawn_blocking(move || interfaces.iter().map(|interface| wireguard::read(interface)).collect());
-    read.await.expect("reading a tunnel does not panic")
+    let read = timeout(ANSWER_WITHIN, read).await.map_err(|_| silent)?;
+    let tunnels: Result<_, wireguard::Error> = read.expect("reading a tunnel does not panic");
+    Ok(tunnels?)
+}
+
+/// Those of the tunnels that answer.
+pub(super) async fn read_some(interfaces: &[String]) -> Vec<Tunnel> {
+    let mut tunnels = Vec::new();
+    for interface in interfaces {
+        tunnels.extend(read(vec![interface.clone()]).await.into_iter().flatten());
+    }
+    tunnels
 }
 
 /// Asks again and again; ends when dropped.
@@ -92,5 +108,8 @@ pub(super) async fn refresh_endpoints(tunnels: Vec<Tunnel>) {
             }
         }
     });
-    refresh.await.expect("refreshing an endpoint does not panic");
+    match timeout(ANSWER_WITHIN, refresh).await {
+        Ok(done) => done.expect("refreshing an endpoint does not panic"),
+        Err(_) => warn!("WireGuard does not answer; its endpoints were not refreshed"),
+    }
 }
