@@ -14,12 +14,20 @@ pub(crate) fn current() -> Option<&'static Config> {
     CONFIG.get((generation & 1) as u32)
 }
 
+/// An entry of an array whose length is a power of two. The mask bounds the index once and for all: a comparison would do so only for the
+/// register that is compared, and kernels before 6.9 forget it for the copy that the compiler spilled to the stack meanwhile.
+#[inline(always)]
+fn entry<T, const N: usize>(entries: &[T; N], index: usize) -> &T {
+    const { assert!(N.is_power_of_two()) };
+    &entries[index & (N - 1)]
+}
+
 /// The tunnel that listens on `port`.
 #[inline(always)]
 pub(crate) fn tunnel(config: &Config, port: Port) -> Option<&Tunnel> {
     let mut tunnels = config.tunnels.iter().take(config.tunnel_count as usize);
     let found = tunnels.find(|tunnel| tunnel.port == port)?;
-    config.tunnels.get(found.index as usize)
+    Some(entry(&config.tunnels, found.index as usize))
 }
 
 /// The uplink whose device has this index.
@@ -27,7 +35,7 @@ pub(crate) fn tunnel(config: &Config, port: Port) -> Option<&Tunnel> {
 pub(crate) fn uplink_by_ifindex(config: &Config, ifindex: u32) -> Option<(UplinkId, &Uplink)> {
     let mut uplinks = config.uplinks.iter().take(config.uplink_count as usize);
     let id = uplinks.find(|uplink| uplink.ifindex == ifindex)?.id;
-    Some((id, config.uplinks.get(id.0 as usize)?))
+    Some((id, entry(&config.uplinks, id.0 as usize)))
 }
 
 /// What speaks against using the uplink.
@@ -50,7 +58,7 @@ pub(crate) struct Egress {
 /// How a packet to `destination` leaves by uplink `id`; `None` while the uplink has no device or no address of that family.
 #[inline(always)]
 pub(crate) fn egress(config: &Config, id: UplinkId, destination: Address, v4: bool) -> Option<Egress> {
-    let uplink = config.uplinks.get(id.0 as usize)?;
+    let uplink = entry(&config.uplinks, id.0 as usize);
     let family = if v4 { &uplink.v4 } else { &uplink.v6 };
     if uplink.ifindex == 0 || family.address.is_unspecified() {
         return None;
