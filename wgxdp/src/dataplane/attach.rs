@@ -200,7 +200,7 @@ fn attach_clsact(
 ) -> Result<Mechanism, AttachError> {
     match tc::qdisc_add_clsact(interface) {
         Ok(()) => fs::write(qdisc_marker(ifindex), "")?,
-        Err(e) if is_already_there(&e) => {}
+        Err(e) if errno(&e) == Some(libc::EEXIST) => {}
         Err(e) => return Err(e.into()),
     }
     let options = NlOptions {
@@ -211,20 +211,26 @@ fn attach_clsact(
     let attached = program.attach_with_options(interface, hook.direction(), TcAttachOptions::Netlink(options));
     let id = match attached {
         Ok(id) => id,
-        Err(_) => {
+        Err(ProgramError::TcError(e)) if errno(&e) == Some(libc::EEXIST) => {
             // A run before left its filter in this very place: replace it atomically.
             let before =
                 SchedClassifierLink::attached(interface, hook.direction(), CLSACT_PRIORITY, CLSACT_HANDLE, None)?;
             program.attach_to_link(before)?
         }
+        Err(e) => return Err(e.into()),
     };
     // The filter stays when the daemon goes; `detach_all` removes it.
     std::mem::forget(program.take_link(id)?);
     Ok(Mechanism::Clsact)
 }
 
-fn is_already_there(error: &TcError) -> bool {
-    error.to_string().contains("exist") || matches!(error, TcError::AlreadyAttached)
+/// The kernel's reason, where netlink told one.
+fn errno(error: &TcError) -> Option<i32> {
+    match error {
+        TcError::NetlinkError(e) => e.raw_os_error(),
+        TcError::IoError(e) => e.raw_os_error(),
+        _ => None,
+    }
 }
 
 /// Removes our filter, known by its program's name; one that is not there is fine.
@@ -233,7 +239,14 @@ fn detach_clsact(hook: Hook, interface: &str) -> Result<(), Error> {
         Ok(()) => Ok(()),
         Err(TcError::IoError(e)) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         // No such device, or no clsact qdisc on it: nothing of ours.
-        Err(TcError::NetlinkError(_)) => Ok(()),
+        Err(e)
+            if matches!(
+                errno(&e),
+                Some(libc::ENODEV | libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(())
+        }
         Err(e) => Err(Error::Attach {
             program: hook.program(),
             interface: interface.into(),
