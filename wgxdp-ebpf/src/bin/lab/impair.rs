@@ -1,0 +1,54 @@
+//! Loss, for a kernel without netem.
+//!
+//! `impair_egress` and `impair_ingress` are attached to both sides of a router's device. [`LOSS`] holds one word for each
+//! device, by ifindex: the loss in thousandths, egress in the upper half, ingress in the lower. Being one aligned word,
+//! it changes both directions at one instant. What is dropped is counted in [`DROPPED`], in the same order.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray};
+use aya_ebpf::programs::TcContext;
+
+use crate::NEXT;
+
+/// `TC_ACT_SHOT`: drop.
+const DROP: i32 = 2;
+/// Devices of one router, more than enough: ifindexes in a new namespace start at 1.
+const DEVICES: u32 = 256;
+
+/// Loss by ifindex: egress `<< 16 |` ingress, in thousandths; 1000 is a black hole.
+#[map]
+static LOSS: Array<u32> = Array::with_max_entries(DEVICES, 0);
+
+/// Packets dropped: `2 * ifindex` at egress, `2 * ifindex + 1` at ingress.
+#[map]
+static DROPPED: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * DEVICES, 0);
+
+/// A direction: where it is in a word of [`LOSS`], and among a device's two counts in [`DROPPED`].
+#[derive(Clone, Copy)]
+pub(crate) struct Direction {
+    shift: u32,
+    count: u32,
+}
+
+pub(crate) const EGRESS: Direction = Direction { shift: 16, count: 0 };
+pub(crate) const INGRESS: Direction = Direction { shift: 0, count: 1 };
+
+/// Drops the packet, or does not.
+#[inline(always)]
+pub(crate) fn impair(ctx: &TcContext, direction: Direction) -> i32 {
+    // SAFETY: the kernel hands a valid `__sk_buff` to the program, for as long as it runs.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let Some(loss) = LOSS.get(ifindex) else { return NEXT };
+    let per_mille = (*loss >> direction.shift) & 0xffff;
+    // SAFETY: a helper without arguments and without effects on memory.
+    if per_mille == 0 || unsafe { bpf_get_prandom_u32() } % 1000 >= per_mille {
+        return NEXT;
+    }
+    if let Some(dropped) = DROPPED.get_ptr_mut(2 * ifindex + direction.count) {
+        // SAFETY: the pointer is to this CPU's aligned u64 of an array map, which lives as long as the program; a
+        // program is not moved to another CPU while it runs.
+        unsafe { *dropped += 1 };
+    }
+    DROP
+}
