@@ -1,4 +1,5 @@
-//! One host, configured: two uplinks, one tunnel, one peer with two endpoints, in both families.
+//! The daemon's programs loaded for one host, configured: two uplinks, one tunnel, one peer with two endpoints, in both families.
+//! Nothing is attached: they run by BPF_PROG_TEST_RUN.
 //!
 //! ```text
 //!   isp-a  loopback (ifindex 1)   192.0.2.2      2001:db8:a::2    gateways .1 / ::1
@@ -8,7 +9,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use wgxdp::dataplane::{Dataplane, Hook, Pins};
+use crate::clock::now_ns;
+use crate::frame::Frame;
+use crate::privilege::root_or_skip;
+use crate::progrun::{self, Context, Outcome};
+use wgxdp::dataplane::{Dataplane, Error, Hook, Pins};
 use wgxdp_common::abi::{MAX_UPLINKS, PROBE_MARK};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
@@ -18,54 +23,69 @@ use wgxdp_common::net::Endpoint;
 use wgxdp_common::table::{
     Anchor, Config, EndpointKey, EndpointRef, Family, LinkKind, Order, Path, Peer, Tunnel, Uplink,
 };
-use wgxdp_tests::frame::Frame;
-use wgxdp_tests::progrun::{self, Context, Outcome};
 
-pub(crate) const ANCHOR_V4: &str = "192.0.0.8";
-pub(crate) const ANCHOR_V6: &str = "fd5e:9a1c:7d42::8";
-pub(crate) const ANCHOR_MAC: [u8; 6] = [0x02, 0xaa, 0xaa, 0xaa, 0xaa, 0x08];
-pub(crate) const PORT: u16 = 51820;
-pub(crate) const IDENT: u16 = 0x7788;
-pub(crate) const A: UplinkId = UplinkId(0);
-pub(crate) const B: UplinkId = UplinkId(1);
+/// The anchor's addresses and its link-layer address.
+pub const ANCHOR_V4: &str = "192.0.0.8";
+/// See [`ANCHOR_V4`].
+pub const ANCHOR_V6: &str = "fd5e:9a1c:7d42::8";
+/// See [`ANCHOR_V4`].
+pub const ANCHOR_MAC: [u8; 6] = [0x02, 0xaa, 0xaa, 0xaa, 0xaa, 0x08];
+/// The tunnel's listen port.
+pub const PORT: u16 = 51820;
+/// The identifier of our probes.
+pub const IDENT: u16 = 0x7788;
+/// The preferred uplink.
+pub const A: UplinkId = UplinkId(0);
+/// The other uplink.
+pub const B: UplinkId = UplinkId(1);
 /// Peer 0 has IPv4 endpoints, peer 1 an IPv6 one.
-pub(crate) const V4_PEER: PeerId = PeerId(0);
-pub(crate) const V6_PEER: PeerId = PeerId(1);
-pub(crate) const HUB: &str = "198.51.100.1:51820";
-pub(crate) const HUB_SECOND: &str = "198.51.100.2:443";
-pub(crate) const HUB_V6: &str = "[2001:db8:c::1]:51820";
+pub const V4_PEER: PeerId = PeerId(0);
+/// See [`V4_PEER`].
+pub const V6_PEER: PeerId = PeerId(1);
+/// The IPv4 peer's canonical endpoint.
+pub const HUB: &str = "198.51.100.1:51820";
+/// The IPv4 peer's other endpoint.
+pub const HUB_SECOND: &str = "198.51.100.2:443";
+/// The IPv6 peer's endpoint.
+pub const HUB_V6: &str = "[2001:db8:c::1]:51820";
 
 /// The loopback device's link-layer address, which frames that arrive there must have.
-pub(crate) const LOOPBACK_MAC: [u8; 6] = [0; 6];
+pub const LOOPBACK_MAC: [u8; 6] = [0; 6];
 
 /// The verdicts of tcx.
-pub(crate) const NEXT: i32 = -1;
-pub(crate) const DROP: i32 = 2;
-pub(crate) const REDIRECT: i32 = 7;
+pub const NEXT: i32 = -1;
+/// See [`NEXT`].
+pub const DROP: i32 = 2;
+/// See [`NEXT`].
+pub const REDIRECT: i32 = 7;
 
 /// The programs, loaded and configured; nothing is attached.
-pub(crate) struct Fixture {
-    pub(crate) dataplane: Dataplane,
+pub struct Fixture {
+    /// As the daemon has it.
+    pub dataplane: Dataplane,
 }
 
-pub(crate) fn socket(text: &str) -> SocketAddr {
+/// An address and a port.
+///
+/// # Panics
+/// `text` is none.
+pub fn socket(text: &str) -> SocketAddr {
     text.parse().expect("a socket address")
 }
 
-pub(crate) fn ip(text: &str) -> IpAddr {
+/// An address.
+///
+/// # Panics
+/// `text` is none.
+pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
 /// An echo reply as it arrives on the loopback device.
-pub(crate) fn reply(source: IpAddr, destination: IpAddr, ident: u16, sequence: u16, payload: Payload) -> Vec<u8> {
+pub fn reply(source: IpAddr, destination: IpAddr, ident: u16, sequence: u16, payload: Payload) -> Vec<u8> {
     Frame::echo(source, destination, true, ident, sequence, payload)
         .to_mac(LOOPBACK_MAC)
         .build()
-}
-
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock");
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 fn family(address: &str, gateway: &str) -> Family {
@@ -76,7 +96,7 @@ fn family(address: &str, gateway: &str) -> Family {
 }
 
 /// The configuration, with these devices for the uplinks; 0 for none.
-pub(crate) fn config(a_ifindex: u32, b_ifindex: u32) -> Config {
+pub fn config(a_ifindex: u32, b_ifindex: u32) -> Config {
     let mut config = Config {
         anchor: Anchor {
             v4: ip(ANCHOR_V4).into(),
@@ -137,20 +157,21 @@ fn path(uplink: UplinkId, endpoint: &str) -> Path {
 }
 
 impl Fixture {
-    /// Loads and configures. Announces and returns `None` where the privilege is missing, and fails there under CI.
-    pub(crate) fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(
-                std::env::var("CI").as_deref() != Ok("true"),
-                "BPF_PROG_TEST_RUN needs root"
-            );
-            eprintln!("SKIPPED: BPF_PROG_TEST_RUN needs root");
-            return None;
-        }
-        let mut dataplane = Dataplane::load(4, Pins::default()).expect("the programs load");
-        dataplane
-            .publish(&config(1, 1))
-            .expect("the configuration is published");
+    /// Loads and configures; without root says that it is skipped, and with `CI=true` fails.
+    ///
+    /// # Panics
+    /// The kernel refused something.
+    pub fn new() -> Option<Self> {
+        root_or_skip("BPF_PROG_TEST_RUN").then(|| Self::load(&config(1, 1)).expect("the programs load"))
+    }
+
+    /// Loads and puts `config` into force, with the peers described.
+    ///
+    /// # Errors
+    /// The kernel refused something.
+    pub fn load(config: &Config) -> Result<Self, Error> {
+        let mut dataplane = Dataplane::load(4, Pins::default())?;
+        dataplane.publish(config)?;
         let v4_paths = vec![path(A, HUB), path(B, HUB), path(A, HUB_SECOND)];
         let v6_paths = vec![path(A, HUB_V6), path(B, HUB_V6)];
         let peers = [
@@ -180,23 +201,29 @@ impl Fixture {
                 let entry = leading.fold(EndpointRef::new(id), |entry, (slot, path)| {
                     entry.with_path(path.uplink, slot)
                 });
-                dataplane.add_endpoint(key, entry).expect("there is room");
+                dataplane.add_endpoint(key, entry)?;
             }
             for slot in 0..paths.len() as u32 {
-                dataplane.credit(PathId::new(id, slot), monotonic_ns());
+                dataplane.credit(PathId::new(id, slot), now_ns());
             }
         }
-        Some(Self { dataplane })
+        Ok(Self { dataplane })
     }
 
     /// Runs a program on a frame.
-    pub(crate) fn run(&mut self, hook: Hook, frame: &[u8], context: Context) -> std::io::Result<Outcome> {
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn run(&mut self, hook: Hook, frame: &[u8], context: Context) -> std::io::Result<Outcome> {
         let program = self.dataplane.program(hook).expect("the program is in the object");
         progrun::run(program.fd().expect("the program is loaded"), frame, context, 1)
     }
 
     /// Every reason that was counted for this place since the programs were loaded.
-    pub(crate) fn reasons(&self, place: Place) -> Vec<(Reason, u64)> {
+    ///
+    /// # Panics
+    /// The map is not readable.
+    pub fn reasons(&self, place: Place) -> Vec<(Reason, u64)> {
         let count = |reason: &Reason| {
             self.dataplane
                 .tables()
@@ -211,7 +238,10 @@ impl Fixture {
     }
 
     /// Sends a probe over a path, as the prober would; returns its payload.
-    pub(crate) fn probe(&mut self, path: PathId, sequence: u16, nonce: u64) -> Payload {
+    ///
+    /// # Panics
+    /// It was not sent.
+    pub fn probe(&mut self, path: PathId, sequence: u16, nonce: u64) -> Payload {
         let payload = Payload { path, nonce };
         let frame = Frame::echo(ip(ANCHOR_V4), socket(HUB).ip(), false, IDENT, sequence, payload).build();
         let mark = PROBE_MARK | path.0;
@@ -230,21 +260,18 @@ impl Fixture {
     }
 
     /// Makes a path silent for `silence_ms`, with three probes unanswered.
-    pub(crate) fn silence(&mut self, path: PathId, silence_ms: u64) {
+    pub fn silence(&mut self, path: PathId, silence_ms: u64) {
         for sequence in 0..3 {
             self.probe(path, sequence, 1);
         }
-        self.dataplane.credit(path, monotonic_ns() - silence_ms * 1_000_000);
+        self.dataplane.credit(path, now_ns() - silence_ms * 1_000_000);
     }
 
     /// The difference that a run makes to the reasons counted for a place.
-    pub(crate) fn reasons_of(
-        &mut self,
-        hook: Hook,
-        place: Place,
-        frame: &[u8],
-        context: Context,
-    ) -> (Outcome, Vec<Reason>) {
+    ///
+    /// # Panics
+    /// The run failed.
+    pub fn reasons_of(&mut self, hook: Hook, place: Place, frame: &[u8], context: Context) -> (Outcome, Vec<Reason>) {
         let before = self.reasons(place);
         let outcome = self.run(hook, frame, context).expect("the run succeeds");
         let counted = |reason: Reason| before.iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| *count);

@@ -1,0 +1,3 @@
+//! The configured host that the rows are about.
+
+pub(crate) use wgxdp_tests::fixture::*;
