@@ -1,6 +1,6 @@
 //! TCP through the tunnel with wgxdp and without, in turns, in one laboratory with one tunnel: the daemon starts, the transfer is
 //! measured, the daemon stops and takes all that is its own away, the transfer is measured again. Half of the pairs begin with
-//! the one, half with the other, so that a machine that becomes faster or slower favours neither. A ratio is of the two halves of a pair.
+//! the one, half with the other, so that a machine that becomes faster or slower favours neither; and they are many and short. A ratio is of the two halves of a pair.
 //!
 //! That packets took the way that is measured is read from the programs' pinned counts: with wgxdp they steered and restored, without it
 //! there are no pins. `failovers` says how often a starved machine looked like a dead path meanwhile.
@@ -60,12 +60,12 @@ struct Pair {
 pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
     let effort = match scale {
         Scale::Full => Effort {
-            pairs: 10,
-            time: Duration::from_secs(3),
+            pairs: 16,
+            time: Duration::from_millis(1500),
         },
         Scale::Quick => Effort {
-            pairs: 4,
-            time: Duration::from_secs(2),
+            pairs: 5,
+            time: Duration::from_millis(1500),
         },
     };
     let lab = Lab::raise(Family::V4)?;
