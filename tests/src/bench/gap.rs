@@ -1,6 +1,7 @@
 //! How long a cut silences the tunnel, as an application hears it: UDP at 1 kHz both ways, the worse direction counts
-//! (see [`analysis`](crate::traffic::analysis)). What this machine itself adds is in `undisturbed_max`, the longest gap of
-//! as many windows without a cut.
+//! (see [`analysis`](crate::traffic::analysis)). A machine that is busy with something else adds gaps of its own: `undisturbed_max` is the
+//! longest of as many windows without a cut. It only delays packets; what a cut swallowed is in `…_lost_max`, the most
+//! packets that one cut lost, both ways together.
 //!
 //! The prober keeps to multiples of its interval after its start, so a cut's gap depends on when in that interval it comes.
 //! Cuts are spread over the interval evenly by the golden ratio, whatever the prober's own phase.
@@ -13,7 +14,7 @@ use nix::sys::signal::Signal;
 use super::{Bound, Figure, Scale, Unit};
 use crate::clock::{now_ns, sleep_until};
 use crate::cut::Cut;
-use crate::daemon::{Daemon, Settings};
+use crate::daemon::{Daemon, Log, Settings};
 use crate::poll;
 use crate::topology::{Family, Lab, Uplink};
 use crate::traffic::analysis::Quantiles;
@@ -72,12 +73,18 @@ pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> 
     };
     let daemon = Daemon::start(&lab, &settings)?;
     let traffic = Traffic::start(&lab, Pace::Full)?;
-    let figures = measure(cuts, &mut lab, &traffic, progress).with_context(|| daemon.log().text())?;
+    let figures = measure(cuts, &mut lab, &traffic, daemon.log(), progress).with_context(|| daemon.log().text())?;
     daemon.stop(Signal::SIGTERM)?;
     Ok(figures)
 }
 
-fn measure(cuts: u32, lab: &mut Lab, traffic: &Traffic, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
+fn measure(
+    cuts: u32,
+    lab: &mut Lab,
+    traffic: &Traffic,
+    log: &Log,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Figure>> {
     poll::wait_until("the tunnel on isp-a", RETURN_BOUND, || {
         Ok(lab.uplink_in_use()? == Some(Uplink::A))
     })?;
@@ -85,14 +92,32 @@ fn measure(cuts: u32, lab: &mut Lab, traffic: &Traffic, progress: &mut dyn FnMut
     let (mut figures, mut returned) = (Vec::new(), 0);
     for kind in &KINDS {
         progress(&format!("{cuts} × {}", kind.cut.describe()));
-        let mut gaps = Vec::new();
+        let (mut gaps, mut lost) = (Vec::new(), Vec::new());
         for number in 0..cuts {
             await_phase((f64::from(number) * GOLDEN).fract())?;
+            let logged = log.since(0).len();
             let (severed, measured) = trial::cut(lab, traffic, kind.cut, Uplink::A, PATIENCE)?;
             gaps.push(measured.udp.both().gap);
-            returned += trial::heal(lab, traffic, severed, RETURN_BOUND)?.udp.lost;
+            lost.push(measured.udp.both().lost);
+            let seen = trial::heal(lab, traffic, severed, RETURN_BOUND)?.udp;
+            returned += seen.lost;
+            if seen.lost > 0 {
+                // Why is in the log, if the daemon knows.
+                let (lost, gap, log) = (seen.lost, millis(seen.gap), log.since(logged).join("\n    "));
+                progress(&format!(
+                    "the return of cut {number} lost {lost} packets in {gap:.0} ms\n    {log}"
+                ));
+            }
         }
         figures.extend(kind.figures(&gaps));
+        let (metric, most) = (format!("{}_lost_max", kind.cut.name()), lost.iter().max().copied());
+        figures.push(Figure::new(
+            NAME,
+            metric,
+            most.unwrap_or(0) as f64,
+            Unit::Packets,
+            lost.len(),
+        ));
     }
     let returns = KINDS.len() * cuts as usize;
     let lost = Figure::new(NAME, "return_lost", returned as f64, Unit::Packets, returns);

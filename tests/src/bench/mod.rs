@@ -3,11 +3,11 @@
 //! | bench | metrics | unit |
 //! |---|---|---|
 //! | [`gap`] | `blackhole_p50`, `blackhole_p99`, `blackhole_max`, the same of `carrier_loss`, `undisturbed_max` | ms |
-//! | | `return_lost` | packets |
+//! | | `blackhole_lost_max`, `carrier_loss_lost_max`, `return_lost` | packets |
 //! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, … | ns |
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
 //! | [`throughput`] | `up_with`, `up_without`, the same of `down` | Mbit/s |
-//! | | `up_ratio`, `up_ratio_min`, `up_ratio_max`, the same of `down` | ratio |
+//! | | `up_ratio`, `up_ratio_min`, `up_ratio_max`, `up_ratio_best`, the same of `down` | ratio |
 //! | | `failovers` | count |
 //!
 //! A figure's `samples` is how many measurements it is made of: cuts, rounds, pairs. What a figure must reach, if it must reach
