@@ -217,7 +217,7 @@ mod tests {
         let expected = [
             0x02, 0, 0, 0, 0, 0xdd, 0x02, 0, 0, 0, 0, 0x55, 0x08, 0x00, // Ethernet
             0x45, 0, 0, 30, 0x12, 0x34, 0, 0, 64, 17, 0x54, 0x99, 10, 0, 0, 1, 10, 0, 0, 2, // IPv4
-            0, 1, 0, 2, 0, 10, 0x8a, 0x75, b'a', b'b', // UDP
+            0, 1, 0, 2, 0, 10, 0x8a, 0x72, b'a', b'b', // UDP
         ];
         assert_eq!(frame, expected);
     }

@@ -139,7 +139,8 @@ impl Impair {
     }
 }
 
-fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+/// One of the laboratory's programs, by name.
+pub(crate) fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = programs
         .program_mut(name)
         .with_context(|| format!("the laboratory's programs have no {name}"))?;

@@ -13,15 +13,18 @@
 //! | [`daemon`] | wgxdp under test |
 //! | [`audit`] | what is on a host, before and after |
 //! | [`privilege`] | what tests do without root |
-//! | [`frame`], [`progrun`] | frames, and BPF_PROG_TEST_RUN on them |
+//! | [`frame`], [`progrun`], [`fixture`] | frames, BPF_PROG_TEST_RUN on them, and the programs configured for it |
+//! | [`bench`] | the benchmarks |
 //! | [`poll`], [`clock`] | waiting on states, and the one clock |
 //!
 //! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else.
 
 pub mod audit;
+pub mod bench;
 pub mod clock;
 pub mod cut;
 pub mod daemon;
+pub mod fixture;
 pub mod frame;
 pub mod host;
 pub mod impair;

@@ -25,6 +25,15 @@ pub enum Implementation {
     WireguardGo,
 }
 
+impl std::fmt::Display for Implementation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "the kernel's WireGuard",
+            Self::WireguardGo => "wireguard-go",
+        })
+    }
+}
+
 /// A key pair in base64.
 #[derive(Clone)]
 pub struct Keys {

@@ -16,7 +16,7 @@ use aya_ebpf::programs::TcContext;
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_MARK, PROBE_MARK_MASK};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::{PathId, PeerId};
-use wgxdp_common::liveness::{Choice, Chooser, Flags, Standing};
+use wgxdp_common::liveness::{Choice, Chooser, DEAD_MIN_UNANSWERED, Flags, SUSPECT_MIN_UNANSWERED, Standing};
 use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::table::{Config, EndpointKey, Order, Path, PeerState, Proof, Tunnel};
@@ -105,9 +105,7 @@ fn steer_to_peer(
     peer: PeerId,
     source: Port,
 ) -> Result<Reason, Reason> {
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    let chosen = Chosen(choose(peer.0, now_ns));
+    let chosen = Chosen(choose(peer.0));
     if chosen.0 == Chosen::NONE.0 {
         return Err(Reason::NoUplink);
     }
@@ -122,7 +120,7 @@ fn steer_to_peer(
     if chosen.is_fail_open() {
         return Ok(Reason::FailOpen);
     }
-    note_active(peer, path, now_ns);
+    note_active(peer, path);
     Ok(Reason::Steered)
 }
 
@@ -146,7 +144,7 @@ impl Chosen {
 /// The path for a peer's packet. A function of its own, so that the verifier walks it once and not once for each way to get here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn choose(peer: u32, now_ns: u64) -> u64 {
+extern "C" fn choose(peer: u32) -> u64 {
     let peer = PeerId(peer);
     let Some(entry) = PEERS.get_ptr_mut(peer.0) else {
         return Chosen::NONE.0;
@@ -158,7 +156,7 @@ extern "C" fn choose(peer: u32, now_ns: u64) -> u64 {
     for place in 0..MAX_PATHS_PER_PEER as u32 {
         let Some(slot) = order.slot(place) else { break };
         let path = PathId::new(peer, slot);
-        let Some((standing, to_latch)) = standing(path, now_ns) else {
+        let Some((standing, to_latch)) = standing(path) else {
             return Chosen::NONE.0;
         };
         latch |= to_latch << place;
@@ -169,12 +167,12 @@ extern "C" fn choose(peer: u32, now_ns: u64) -> u64 {
         }
     }
     if latch != 0 {
-        latch_dead(peer, order, latch, now_ns);
+        latch_dead(peer, order, latch);
     }
     if chosen.0 != Chosen::NONE.0 {
         return chosen.0;
     }
-    match chooser.fail_open(now_ns) {
+    match chooser.fail_open(clock()) {
         Choice::Live(place) | Choice::Suspect(place) | Choice::FailOpen(place) => {
             // The verifier does not know that a place is below eight.
             let Some(slot) = order.slot(place % MAX_PATHS_PER_PEER as u32) else {
@@ -187,13 +185,17 @@ extern "C" fn choose(peer: u32, now_ns: u64) -> u64 {
 }
 
 /// What is known of a path now, and 1 if it was found dead just now and wants to be latched.
+///
+/// Silence counts only with unanswered probes. Without any, which is most of the time, the path may as well have proven itself this
+/// moment, and the clock, the dearest call of all, is not read.
 #[inline(always)]
-fn standing(path: PathId, now_ns: u64) -> Option<(Standing, u64)> {
+fn standing(path: PathId) -> Option<(Standing, u64)> {
     let entry: *mut Path = PATHS.get_ptr_mut(path.0)?;
     let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
     let flags = read(field!(entry, flags)).with(config::uplink_flags(read(field!(entry, uplink))));
     let latched_ns = read(field!(proof, latched_ns));
     let (proof_ns, unanswered) = (read(field!(proof, proof_ns)), read(field!(proof, unanswered)));
+    let now_ns = if unanswered == 0 { proof_ns } else { clock() };
     let standing = Standing::new(
         flags,
         latched_ns,
@@ -205,9 +207,22 @@ fn standing(path: PathId, now_ns: u64) -> Option<(Standing, u64)> {
     Some((standing, standing.wants_latch()))
 }
 
+const _: () = assert!(
+    SUSPECT_MIN_UNANSWERED > 0 && DEAD_MIN_UNANSWERED > 0,
+    "`standing` takes silence without unanswered probes for none"
+);
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+#[inline(always)]
+fn clock() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
 /// Latches the paths in the places whose bits are set, and tells the daemon.
 #[inline(always)]
-fn latch_dead(peer: PeerId, order: Order, latch: u64, now_ns: u64) {
+fn latch_dead(peer: PeerId, order: Order, latch: u64) {
+    let now_ns = clock();
     for place in 0..MAX_PATHS_PER_PEER as u32 {
         if latch >> place & 1 == 0 {
             continue;
@@ -284,7 +299,7 @@ fn count_sent(ctx: &TcContext, path: PathId, len: u32) {
 
 /// Notes which path carries the peer's traffic, and tells when it is another one than before.
 #[inline(always)]
-fn note_active(peer: PeerId, path: PathId, now_ns: u64) {
+fn note_active(peer: PeerId, path: PathId) {
     let Some(state): Option<*mut PeerState> = PEER_STATES.get_ptr_mut(peer.0) else {
         return;
     };
@@ -298,7 +313,7 @@ fn note_active(peer: PeerId, path: PathId, now_ns: u64) {
         return;
     }
     write(field!(state, switches), read(field!(state, switches)) + 1);
-    let from = PathId((before - 1) as u32);
+    let (from, now_ns) = (PathId((before - 1) as u32), clock());
     let silence = PROOFS
         .get_ptr_mut(from.0)
         .map_or(0, |proof| now_ns.saturating_sub(read(field!(proof, proof_ns))));

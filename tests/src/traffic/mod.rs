@@ -1,7 +1,8 @@
 //! What an application in the tunnel sends: two UDP streams, one each way, and one long TCP transfer from branch to
-//! hub.
+//! hub; and, for benchmarks alone, [`bulk`].
 
 pub mod analysis;
+pub mod bulk;
 pub mod tcp;
 pub mod udp;
 

@@ -190,7 +190,7 @@ fn receive(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-fn is_time_out(error: &io::Error) -> bool {
+pub(super) fn is_time_out(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted

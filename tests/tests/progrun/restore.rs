@@ -5,6 +5,7 @@ use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::PathId;
 use wgxdp_common::record::{Record, RecordKind};
+use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::frame::{DESTINATION_MAC, Frame};
 use wgxdp_tests::progrun::Context;
 
@@ -154,7 +155,7 @@ fn an_authentic_reply_moves_the_proof_tells_the_round_trip_and_ends_there() {
     let path = PathId::new(V4_PEER, 0);
     let payload = fixture.probe(path, 4, 0xfeed);
     let reply = reply(socket(HUB).ip(), ip("192.0.2.2"), IDENT, 4, payload);
-    let before = monotonic_ns();
+    let before = now_ns();
     let (outcome, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), &reply, ON_A);
     assert_eq!(
         (outcome.verdict, reasons.as_slice()),
@@ -162,7 +163,7 @@ fn an_authentic_reply_moves_the_proof_tells_the_round_trip_and_ends_there() {
     );
 
     let proof = fixture.dataplane.tables().proof(path);
-    assert!((before..=monotonic_ns()).contains(&proof.proof_ns));
+    assert!((before..=now_ns()).contains(&proof.proof_ns));
     assert_eq!((proof.unanswered, proof.probes_answered), (0, 1));
     let item = records.next().expect("a record");
     // SAFETY: the programs put nothing but `Record`s into the ring buffer.

@@ -1,5 +1,7 @@
 //! The laboratory from the command line.
 
+mod bench;
+mod columns;
 mod live;
 mod outcome;
 mod run;
@@ -22,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Cut a tunnel's uplink in every way and show what its traffic saw of it
     Run(run::Options),
+    /// Measure: the gap of a failover, the cost of a packet, throughput
+    Bench(bench::Options),
 }
 
 /// What a shell reports for a program that ended by SIGINT.
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = poll::catch_interrupts().and_then(|()| match arguments.command {
         Command::Run(options) => run::run(&options),
+        Command::Bench(options) => bench::run(&options).map(|()| true),
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

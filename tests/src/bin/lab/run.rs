@@ -14,7 +14,6 @@ use wgxdp_tests::poll;
 use wgxdp_tests::topology::{Family, Lab, Uplink};
 use wgxdp_tests::traffic::{Pace, Traffic};
 use wgxdp_tests::trial::{self, Measured};
-use wgxdp_tests::wireguard::Implementation;
 
 use crate::live::{Screen, during};
 use crate::outcome::{CutLine, Kind, Outcome, SummaryLine, faults, millis};
@@ -69,10 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     };
 
     let mut lab = Lab::raise(family)?;
-    let carrier = match lab.branch_wg.implementation() {
-        Implementation::Kernel => "the kernel's WireGuard",
-        Implementation::WireguardGo => "wireguard-go",
-    };
+    let carrier = lab.branch_wg.implementation();
     screen.say(&format!(
         "laboratory: branch ═ isp-a, isp-b ═ hub; a tunnel by {carrier} over {family}"
     ));
@@ -159,7 +155,7 @@ fn words(measured: &Measured) -> String {
     }
 }
 
-fn print_json(line: &impl serde::Serialize) -> Result<()> {
+pub(crate) fn print_json(line: &impl serde::Serialize) -> Result<()> {
     let mut line = serde_json::to_string(line)?;
     line.push('\n');
     io::stdout()

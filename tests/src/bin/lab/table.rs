@@ -1,5 +1,6 @@
 //! The table at the end of a run: a row for each kind of cut.
 
+use crate::columns::columns;
 use crate::outcome::{Kind, faults, millis};
 
 const HEADER: [&str; 9] = [
@@ -19,28 +20,8 @@ pub(crate) fn render(kinds: &[Kind]) -> String {
     let rows: Vec<[String; 9]> = std::iter::once(HEADER.map(str::to_owned))
         .chain(kinds.iter().map(row))
         .collect();
-    let widths: [usize; 9] = std::array::from_fn(|column| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
-    });
-    let mut text = String::new();
-    for (number, row) in rows.iter().enumerate() {
-        let cells = row.iter().zip(widths).enumerate();
-        let cells = cells.map(|(column, (cell, width))| match column {
-            // Words to the left, numbers to the right.
-            0 | 8 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        text += cells.collect::<Vec<_>>().join("   ").trim_end();
-        text.push('\n');
-        if number == 0 {
-            text += &widths.map(|width| "─".repeat(width)).join("   ");
-            text.push('\n');
-        }
-    }
+    // Words to the left, numbers to the right.
+    let mut text = columns(&rows, |column| matches!(column, 0 | 8));
     text.push('\n');
     text + &verdict(kinds)
 }

@@ -1,0 +1,80 @@
+//! The benchmarks: what is measured, how, and what each figure is called. Names are stable.
+//!
+//! | bench | metrics | unit |
+//! |---|---|---|
+//! | [`gap`] | `blackhole_p50`, `blackhole_p99`, `blackhole_max`, the same of `carrier_loss`, `undisturbed_max` | ms |
+//! | | `blackhole_lost_max`, `carrier_loss_lost_max`, `return_lost` | packets |
+//! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, … | ns |
+//! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
+//! | [`throughput`] | `up_with`, `up_without`, the same of `down` | Mbit/s |
+//! | | `up_ratio`, `up_ratio_min`, `up_ratio_max`, `up_ratio_best`, the same of `down` | ratio |
+//! | | `failovers` | count |
+//!
+//! A figure's `samples` is how many measurements it is made of: cuts, rounds, pairs. What a figure must reach, if it must reach
+//! anything, is its [`Bound`]; a benchmark reports, it does not fail.
+
+pub mod gap;
+pub mod machine;
+pub mod programs;
+pub mod throughput;
+
+mod figure;
+
+use anyhow::Result;
+
+pub use figure::{Bound, Figure, Unit};
+
+/// How long to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// For figures to be quoted.
+    Full,
+    /// Under a minute for each benchmark.
+    Quick,
+}
+
+/// A benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Benchmark {
+    /// See [`gap`].
+    Gap,
+    /// See [`programs`].
+    Programs,
+    /// See [`throughput`].
+    Throughput,
+}
+
+impl Benchmark {
+    /// All, in the order in which they run.
+    pub const ALL: [Self; 3] = [Self::Programs, Self::Gap, Self::Throughput];
+
+    /// Its name on the command line and in the figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gap => gap::NAME,
+            Self::Programs => programs::NAME,
+            Self::Throughput => throughput::NAME,
+        }
+    }
+
+    /// What it measures, for a newcomer.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Gap => "how long a cut silences the tunnel, UDP at 1 kHz, probes every 20 ms",
+            Self::Programs => "what a packet costs in the programs, by BPF_PROG_TEST_RUN",
+            Self::Throughput => "TCP through the tunnel with wgxdp and without, in turns",
+        }
+    }
+
+    /// Runs it. `progress` gets a line now and then.
+    ///
+    /// # Errors
+    /// The laboratory could not be raised, something in it failed, or the run was interrupted.
+    pub fn run(self, scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
+        match self {
+            Self::Gap => gap::run(scale, progress),
+            Self::Programs => programs::run(scale),
+            Self::Throughput => throughput::run(scale, progress),
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! What a packet costs in the programs, by BPF_PROG_TEST_RUN.
+//!
+//! | case | packet |
+//! |---|---|
+//! | `empty` | any, through a program that does nothing: what calling one costs |
+//! | `floor` | UDP, through the least program that parses, looks one thing up in an array and redirects |
+//! | `steer` | a WireGuard data message to a known peer with two paths, of which the first is live |
+//! | `restore` | a WireGuard data message from a known endpoint |
+//! | `foreign` | UDP to another port, through `restore`, which lets it pass |
+//!
+//! A repetition sees the packet as the one before left it. A packet that `steer` has rewritten is none of its business, so a
+//! naive loop would measure how fast it is let pass. Here the uplink's addresses are the anchor's, and so are the link-layer addresses:
+//! every rewriting goes all the way and writes what was there. That every single repetition did so is then read from the
+//! programs' own counts of reasons, and from the packet.
+//!
+//! The cases take turns, many short rounds of all, so that whatever else the machine does hits all alike. A figure is the median
+//! over the rounds; a ratio is of two cases of the same round. The kernel gives whole nanoseconds.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::Ebpf;
+use aya::maps::Array;
+use aya::programs::ProgramFd;
+use wgxdp::dataplane::Hook;
+use wgxdp_common::count::{Place, Reason};
+use wgxdp_common::table::{Config, Order, Uplink};
+
+use super::figure::Summary;
+use super::{Bound, Figure, Scale, Unit};
+use crate::fixture::{
+    A, ANCHOR_V4, ANCHOR_V6, Fixture, HUB, HUB_V6, LOOPBACK_MAC, NEXT, REDIRECT, V4_PEER, config, ip, socket,
+};
+use crate::frame::Frame;
+use crate::impair::{PROGRAMS, classifier};
+use crate::poll;
+use crate::progrun::{self, Context};
+
+/// Its name.
+pub const NAME: &str = "programs";
+
+/// The loopback device, which is uplink A.
+const ON_A: Context = Context {
+    ifindex: 1,
+    mark: 0,
+    checksum_complete: false,
+};
+/// What `steer` may cost by the floor.
+const STEER_TO_FLOOR: Bound = Bound::AtMost(2.0);
+/// Entries of the floor's map.
+const FLOOR_WAYS: u32 = 16;
+
+/// How much of it.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    rounds: u32,
+    /// Of one case in one round.
+    repetitions: u32,
+}
+
+/// A program and a packet that it is run on.
+struct Case {
+    name: String,
+    program: ProgramFd,
+    packet: Vec<u8>,
+    verdict: i32,
+    /// How each repetition must end, for programs that count.
+    end: Option<(Place, Reason)>,
+    /// Nanoseconds of each round.
+    rounds: Vec<f64>,
+}
+
+/// Measures all cases.
+///
+/// # Errors
+/// The programs could not be loaded, or one did not do what it is measured for.
+pub fn run(scale: Scale) -> Result<Vec<Figure>> {
+    measure(match scale {
+        Scale::Full => Effort {
+            rounds: 101,
+            repetitions: 50_000,
+        },
+        Scale::Quick => Effort {
+            rounds: 31,
+            repetitions: 50_000,
+        },
+    })
+}
+
+fn measure(effort: Effort) -> Result<Vec<Figure>> {
+    let mut fixture = Fixture::load(&identity()).context("loading the daemon's programs (needs root)")?;
+    fixture.dataplane.set_order(V4_PEER, Order::from_slots([0, 1]));
+    let mut laboratory = Ebpf::load(PROGRAMS).context("loading the laboratory's programs (needs root)")?;
+    fill_floor(&mut laboratory)?;
+    let mut cases = cases(&mut fixture, &mut laboratory)?;
+    for _ in 0..effort.rounds {
+        ensure!(!poll::interrupted(), "interrupted");
+        for case in &mut cases {
+            case.round(&fixture, effort.repetitions)?;
+        }
+    }
+    figures(&cases)
+}
+
+/// A configuration with which every rewriting writes what was there before.
+fn identity() -> Config {
+    let mut config = config(1, 1);
+    config.anchor.mac = LOOPBACK_MAC;
+    for uplink in &mut config.uplinks {
+        uplink.v4.address = config.anchor.v4;
+        uplink.v6.address = config.anchor.v6;
+    }
+    config
+}
+
+fn fill_floor(laboratory: &mut Ebpf) -> Result<()> {
+    let map = laboratory
+        .map_mut("FLOOR")
+        .context("the laboratory's programs have no map FLOOR")?;
+    let mut map = Array::<_, Uplink>::try_from(map)?;
+    let [way, ..] = config(1, 1).uplinks;
+    for index in 0..FLOOR_WAYS {
+        map.set(index, way, 0)?;
+    }
+    Ok(())
+}
+
+fn cases(fixture: &mut Fixture, laboratory: &mut Ebpf) -> Result<Vec<Case>> {
+    let [empty, floor] = ["empty", "floor"].map(|name| -> Result<ProgramFd> {
+        let program = classifier(laboratory, name)?;
+        program.load().with_context(|| format!("loading {name}"))?;
+        Ok(program.fd()?.try_clone()?)
+    });
+    let (empty, floor) = (empty?, floor?);
+    let mut hook = |hook| -> Result<ProgramFd> { Ok(fixture.dataplane.program(hook)?.fd()?.try_clone()?) };
+    let (steer, restore) = (hook(Hook::Steer)?, hook(Hook::Restore)?);
+
+    let mut cases = vec![Case::new(
+        "empty".into(),
+        &empty,
+        &outgoing(ANCHOR_V4, HUB),
+        NEXT,
+        None,
+    )?];
+    for (family, anchor, hub) in [("v4", ANCHOR_V4, HUB), ("v6", ANCHOR_V6, HUB_V6)] {
+        let out = outgoing(anchor, hub);
+        let (steered, restored) = ((Place::Anchor, Reason::Steered), (Place::Uplink(A), Reason::Restored));
+        let passed = (Place::Uplink(A), Reason::OtherPort);
+        cases.extend([
+            Case::new(format!("floor_{family}"), &floor, &out, REDIRECT, None)?,
+            Case::new(format!("steer_{family}"), &steer, &out, REDIRECT, Some(steered))?,
+            Case::new(
+                format!("restore_{family}"),
+                &restore,
+                &incoming(hub, anchor, 0),
+                REDIRECT,
+                Some(restored),
+            )?,
+            Case::new(
+                format!("foreign_{family}"),
+                &restore,
+                &incoming(hub, anchor, 1),
+                NEXT,
+                Some(passed),
+            )?,
+        ]);
+    }
+    Ok(cases)
+}
+
+/// What WireGuard sends.
+fn outgoing(anchor: &str, hub: &str) -> Frame {
+    let hub = socket(hub);
+    Frame::wireguard((ip(anchor), hub.port()).into(), hub)
+}
+
+/// What the hub sends, to a port this much above the tunnel's.
+fn incoming(hub: &str, anchor: &str, above: u16) -> Frame {
+    let hub = socket(hub);
+    Frame::wireguard(hub, (ip(anchor), hub.port() + above).into()).to_mac(LOOPBACK_MAC)
+}
+
+impl Case {
+    fn new(
+        name: String,
+        program: &ProgramFd,
+        frame: &Frame,
+        verdict: i32,
+        end: Option<(Place, Reason)>,
+    ) -> Result<Self> {
+        Ok(Self {
+            name,
+            program: program.try_clone()?,
+            packet: frame.build(),
+            verdict,
+            end,
+            rounds: Vec::new(),
+        })
+    }
+
+    /// Runs it once more, and makes sure that every repetition did what is to be measured.
+    fn round(&mut self, fixture: &Fixture, repetitions: u32) -> Result<()> {
+        let Self {
+            name, program, packet, ..
+        } = self;
+        let before = self.end.map_or(Vec::new(), |(place, _)| fixture.reasons(place));
+        let outcome = progrun::run(&*program, packet, ON_A, repetitions).with_context(|| format!("running {name}"))?;
+        ensure!(outcome.verdict == self.verdict, "{name}: verdict {}", outcome.verdict);
+        ensure!(outcome.packet == *packet, "{name}: the packet is not what it was");
+        if let Some((place, reason)) = self.end {
+            let counted = difference(&before, &fixture.reasons(place));
+            let expected = [(reason, u64::from(repetitions))];
+            if counted != expected {
+                bail!("{name}: of {repetitions} repetitions the programs counted {counted:?}");
+            }
+        }
+        self.rounds.push(nanos(outcome.duration));
+        Ok(())
+    }
+}
+
+/// What was counted since `before`.
+fn difference(before: &[(Reason, u64)], after: &[(Reason, u64)]) -> Vec<(Reason, u64)> {
+    let earlier = |reason: Reason| before.iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| *count);
+    after
+        .iter()
+        .map(|(reason, count)| (*reason, count - earlier(*reason)))
+        .filter(|(_, count)| *count != 0)
+        .collect()
+}
+
+fn figures(cases: &[Case]) -> Result<Vec<Figure>> {
+    let rounds = |name: &str| {
+        let case = cases.iter().find(|case| case.name == name);
+        case.map(|case| case.rounds.as_slice())
+            .with_context(|| format!("there is no case {name}"))
+    };
+    let mut figures = Vec::new();
+    for case in cases {
+        let summary = Summary::of(&case.rounds).context("there was no round")?;
+        let samples = summary.count;
+        figures.push(Figure::new(
+            NAME,
+            &case.name,
+            summary.median,
+            Unit::Nanoseconds,
+            samples,
+        ));
+    }
+    for family in ["v4", "v6"] {
+        let (floor, empty) = (format!("floor_{family}"), "empty".to_owned());
+        for (program, references) in [
+            (
+                "steer",
+                &[("floor", &floor, Some(STEER_TO_FLOOR)), ("empty", &empty, None)][..],
+            ),
+            ("restore", &[("floor", &floor, None), ("empty", &empty, None)]),
+            ("foreign", &[("empty", &empty, None)]),
+        ] {
+            for (reference, case, bound) in references {
+                let name = format!("{program}_{family}");
+                let ratios: Vec<f64> = rounds(&name)?
+                    .iter()
+                    .zip(rounds(case)?)
+                    .map(|(measured, reference)| measured / reference)
+                    .collect();
+                let summary = Summary::of(&ratios).context("there was no round")?;
+                figures.push(Figure {
+                    bound: *bound,
+                    ..Figure::new(
+                        NAME,
+                        format!("{name}_to_{reference}"),
+                        summary.median,
+                        Unit::Ratio,
+                        summary.count,
+                    )
+                });
+            }
+        }
+    }
+    Ok(figures)
+}
+
+fn nanos(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privilege::root_or_skip;
+
+    #[test]
+    fn every_repetition_is_the_packet_that_is_to_be_measured() {
+        if !root_or_skip("BPF_PROG_TEST_RUN") {
+            return;
+        }
+        let effort = Effort {
+            rounds: 2,
+            repetitions: 100,
+        };
+        let figures = measure(effort).expect("each case does what it is measured for");
+        assert!(figures.iter().all(|figure| figure.value > 0.0 && figure.samples == 2));
+        let metrics: Vec<_> = figures.iter().map(|figure| figure.metric.as_str()).collect();
+        for family in ["v4", "v6"] {
+            for metric in [
+                "floor_FAMILY",
+                "steer_FAMILY",
+                "restore_FAMILY",
+                "foreign_FAMILY",
+                "steer_FAMILY_to_floor",
+                "steer_FAMILY_to_empty",
+                "restore_FAMILY_to_floor",
+                "restore_FAMILY_to_empty",
+                "foreign_FAMILY_to_empty",
+            ] {
+                let metric = metric.replace("FAMILY", family);
+                assert!(metrics.contains(&metric.as_str()), "{metric} is not in {metrics:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_passed_after_the_first_repetition_is_not_taken_for_a_steered_one() {
+        if !root_or_skip("BPF_PROG_TEST_RUN") {
+            return;
+        }
+        // Not the identity: the first repetition rewrites the source.
+        let mut fixture = Fixture::load(&config(1, 1)).expect("the programs load");
+        let program = fixture
+            .dataplane
+            .program(Hook::Steer)
+            .expect("it is there")
+            .fd()
+            .expect("it is loaded");
+        let end = Some((Place::Anchor, Reason::Steered));
+        let frame = outgoing(ANCHOR_V4, HUB);
+        let mut case = Case::new(
+            "steer".into(),
+            &program.try_clone().expect("a descriptor"),
+            &frame,
+            REDIRECT,
+            end,
+        )
+        .expect("a descriptor");
+        assert!(case.round(&fixture, 2).is_err());
+    }
+}

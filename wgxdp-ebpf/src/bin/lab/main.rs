@@ -1,0 +1,48 @@
+//! The laboratory's programs: what a kernel without netem lacks, and what benchmarks measure against.
+//!
+//! | program | does |
+//! |---|---|
+//! | `impair_egress`, `impair_ingress` | drop a part of what leaves and of what comes in: [`impair`] |
+//! | `empty` | nothing: what calling a program costs |
+//! | `floor` | the least that sends a packet another way: [`mod@floor`] |
+#![no_std]
+#![no_main]
+
+mod floor;
+mod impair;
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use wgxdp_ebpf as _;
+
+/// `TC_ACT_UNSPEC`: as if this program were not there; a program after it in the chain still runs.
+const NEXT: i32 = -1;
+
+/// Nothing: what calling a program costs.
+#[classifier]
+fn empty(_: TcContext) -> i32 {
+    NEXT
+}
+
+/// The least that sends a packet another way.
+#[classifier]
+fn floor(ctx: TcContext) -> i32 {
+    floor::floor(&ctx)
+}
+
+/// Drops a part of what leaves through the device.
+#[classifier]
+fn impair_egress(ctx: TcContext) -> i32 {
+    impair::impair(&ctx, impair::EGRESS)
+}
+
+/// Drops a part of what comes in through the device.
+#[classifier]
+fn impair_ingress(ctx: TcContext) -> i32 {
+    impair::impair(&ctx, impair::INGRESS)
+}
+
+/// The licence that GPL-only helpers ask for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
