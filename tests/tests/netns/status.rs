@@ -1,7 +1,10 @@
 //! `wgxdp status` tells what is, with the daemon and without it; `wgxdp down` removes what a killed one left.
 
+use std::net::TcpListener;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use wgxdp_tests::audit::Snapshot;
 use wgxdp_tests::cut::Cut;
 use wgxdp_tests::host::Host;
 use wgxdp_tests::poll;
@@ -182,6 +185,25 @@ fn a_killed_daemons_steering_is_seen_by_status_and_removed_by_down() -> Result<(
     let table = wgxdp(host, &["status"])?;
     table.succeeded()?;
     ensure!(table.stdout.contains("isp-b"), "{}", table.stdout);
+
+    // A start that is refused does not tear down what carries the traffic.
+    let taken = host.enter(|| TcpListener::bind("127.0.0.1:0"))?;
+    let address = taken.local_addr()?.to_string();
+    let steering = Snapshot::take(host)?;
+    let start = ["run", "--tunnel", "wg0", "--uplink", "isp-a", "--uplink"];
+    let refusals: [(&[&str], &str); 2] = [
+        (&["isp-b", "--metrics", &address], "in use"),
+        (&["isp-c"], "there is no interface isp-c"),
+    ];
+    for (more, word) in refusals {
+        wgxdp(host, &[&start, more].concat())?.refused("a start beside the steering", &[word])?;
+        let difference = steering.difference(&Snapshot::take(host)?);
+        ensure!(
+            difference.is_empty(),
+            "{more:?}: the refused start touched the steering:\n{difference}"
+        );
+        keeps_the_schema(&status(host)?)?;
+    }
 
     let down = wgxdp(host, &["down"])?;
     down.succeeded()?;
