@@ -76,37 +76,41 @@ fn policy(host: &Host) -> Result<String> {
     Ok(text)
 }
 
-#[test]
-fn what_others_remove_of_ours_is_repaired_and_traffic_goes_on() -> Result<()> {
-    let Some(_alone) = alone("removing what is the daemon's") else {
-        return Ok(());
-    };
-    let mut scene = Scene::raise(Family::V4)?;
+fn what_others_remove_is_repaired(family: Family) -> Result<()> {
+    let mut scene = Scene::raise(family)?;
     let host = scene.lab.branch.clone();
     let whole = policy(&host)?;
     ensure!(
         whole.contains("872:") && whole.contains("default dev wgxdp0"),
         "{whole}"
     );
-    let deeds: [&[&[&str]]; 4] = [
-        &[&["rule", "delete", "pref", "872"]],
-        &[
-            &["-4", "route", "flush", "table", "5747"],
-            &["-6", "route", "flush", "table", "5747"],
-        ],
-        &[&["link", "set", "wgxdp0", "down"]],
-        &[&["link", "delete", "wgxdp0"]],
+    // What somebody does, and what the log calls it.
+    let deeds: [(&[&str], &str); 5] = [
+        (
+            &["-4 rule delete pref 872", "-6 rule delete pref 872"],
+            "ip rule ipproto udp sport 51820",
+        ),
+        // Without it strict rp_filter drops what comes back.
+        (
+            &["-4 rule delete pref 871", "-6 rule delete pref 871"],
+            "ip rule from 192.0.0.8",
+        ),
+        (
+            &["-4 route flush table 5747", "-6 route flush table 5747"],
+            "ip route default src 192.0.0.8 table 5747",
+        ),
+        (&["link set wgxdp0 down"], "wgxdp0 up"),
+        (&["link delete wgxdp0"], "device wgxdp0"),
     ];
-    for deed in deeds {
+    for (deed, word) in deeds {
         let (from_ns, skip) = (now_ns(), scene.daemon.log().since(0).len());
-        for arguments in deed {
-            host.run("ip", arguments)?;
+        for line in deed {
+            host.run("ip", &line.split(' ').collect::<Vec<_>>())?;
         }
-        let line = scene
-            .daemon
-            .await_line("somebody removed what is ours; repaired", skip, BOUND);
+        let line = scene.daemon.await_line(word, skip, BOUND);
         let line = scene.log_on_error(line)?;
-        ensure!(line.contains("WARN"), "{line}");
+        let says = "somebody removed what is ours; repaired: ";
+        ensure!(line.contains("WARN") && line.contains(says), "{line}");
         let repaired = poll::wait_until("rules and routes as they were", BOUND, || Ok(policy(&host)? == whole));
         repaired.with_context(|| format!("after {deed:?}: {:?} was\n{whole}", policy(&host)))?;
         scene.log_on_error(scene.traffic.await_udp(now_ns(), BOUND))?;
@@ -135,6 +139,22 @@ fn what_others_remove_of_ours_is_repaired_and_traffic_goes_on() -> Result<()> {
     ensure!(daemon.stop(Signal::SIGTERM)?.success());
     left_nothing("repairs and the end", &lab.branch, &clean)?;
     traffic.await_flow(BOUND)
+}
+
+#[test]
+fn what_others_remove_of_ours_is_repaired_and_traffic_goes_on_over_ipv4() -> Result<()> {
+    let Some(_alone) = alone("removing what is the daemon's") else {
+        return Ok(());
+    };
+    what_others_remove_is_repaired(Family::V4)
+}
+
+#[test]
+fn what_others_remove_of_ours_is_repaired_and_traffic_goes_on_over_ipv6() -> Result<()> {
+    let Some(_alone) = alone("removing what is the daemon's") else {
+        return Ok(());
+    };
+    what_others_remove_is_repaired(Family::V6)
 }
 
 #[test]
