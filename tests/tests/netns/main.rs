@@ -5,10 +5,15 @@
 //! generously here; how short they are is the benchmarks' business. They need root; without it they say that they are
 //! skipped, and with `CI=true` they fail.
 
+mod command;
+mod endures;
 mod laboratory;
 mod leaves_nothing;
+mod metrics;
 mod outlives;
+mod refuses;
 mod scene;
+mod status;
 
 use std::env;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -28,9 +28,13 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn raise(family: Family) -> Result<Self> {
+        Self::raise_with(family, &Settings::default())
+    }
+
+    pub(crate) fn raise_with(family: Family, settings: &Settings) -> Result<Self> {
         let lab = Lab::raise(family)?;
         let (clean, routes) = (Snapshot::take(&lab.branch)?, Snapshot::foreign_routes(&lab.branch)?);
-        let daemon = Daemon::start(&lab, &Settings::default())?;
+        let daemon = Daemon::start(&lab, settings)?;
         let traffic = Traffic::start(&lab, pace())?;
         let scene = Self {
             traffic,

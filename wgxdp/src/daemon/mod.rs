@@ -24,6 +24,7 @@ use std::io;
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 use tracing::{info, warn};
 use wgxdp_common::abi::{DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, PROBE_MARK_MASK};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
@@ -163,6 +164,7 @@ struct Survey {
     tunnels: Vec<wireguard::Tunnel>,
     plans: BTreeSet<PeerPlan>,
     uplinks: Vec<UplinkRuntime>,
+    metrics: Option<TcpListener>,
 }
 
 /// Looks at the host and refuses what cannot work, before anything is touched.
@@ -207,6 +209,7 @@ async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
         tunnels,
         plans,
         uplinks,
+        metrics: observe::listen(config).await?,
     })
 }
 
@@ -246,6 +249,7 @@ impl Daemon {
             tunnels,
             plans,
             uplinks,
+            metrics,
         } = survey;
         for warning in config.warnings() {
             warn!("{warning}");
@@ -293,7 +297,9 @@ impl Daemon {
             observed: observe::Observed::new(),
         };
         let tables = daemon.dataplane.tables().clone();
-        daemon.observed.serve(&daemon.config, &tables).await?;
+        if let Some(listener) = metrics {
+            daemon.observed.serve(listener, &tables);
+        }
         daemon.install(plans).await?;
         Ok(daemon)
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -23,6 +24,14 @@ use crate::snapshot::{Names, PathName, PeerName, STATE_FILE, STATE_FORMAT, Tunne
 
 /// The engine sends a probe at least once a minute: silence for longer is no rest.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+
+/// Takes the address for the metrics, if the configuration has one.
+pub(super) async fn listen(config: &Config) -> Result<Option<TcpListener>, Error> {
+    let Some(address) = config.metrics() else {
+        return Ok(None);
+    };
+    Ok(Some(metrics::bind(address).await?))
+}
 
 /// What no map holds.
 #[derive(Clone, Debug)]
@@ -80,10 +89,8 @@ impl Observed {
         }
     }
 
-    /// Serves metrics where the configuration says.
-    pub(super) async fn serve(&mut self, config: &Config, tables: &Tables) -> Result<(), Error> {
-        let Some(address) = config.metrics() else { return Ok(()) };
-        let listener = metrics::bind(address).await?;
+    /// Serves metrics on a listener of [`listen`].
+    pub(super) fn serve(&mut self, listener: TcpListener, tables: &Tables) {
         if let Ok(address) = listener.local_addr() {
             info!("metrics at http://{address}/metrics");
         }
@@ -101,7 +108,6 @@ impl Observed {
         let shutdown = async move { _ = stopped.await };
         let task = tokio::spawn(metrics::serve(listener, provider, healthy, shutdown));
         self.server = Some(Server { stop, task });
-        Ok(())
     }
 
     /// Nothing to see any more.
@@ -177,6 +183,12 @@ impl Daemon {
         shared.names.tunnels = tunnels.collect();
         shared.keys = keys.collect();
         shared.failovers.retain(|(peer, _), _| self.peers.contains_key(peer));
+        // Also those that never happened, so that the first one is an increase.
+        for peer in self.peers.keys() {
+            for reason in MoveReason::ALL {
+                shared.failovers.entry((*peer, reason.as_str())).or_insert(0);
+            }
+        }
         if let Err(e) = shared.names.write(Path::new(STATE_FILE)) {
             warn!("{e}; `wgxdp status` will not know the names");
         }
