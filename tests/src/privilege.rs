@@ -19,3 +19,9 @@ pub fn root_or_skip(what: &str) -> bool {
     let _ = writeln!(io::stderr(), "SKIPPED: needs root: {what}");
     false
 }
+
+/// Whether this runs in a guest in which every instruction is emulated, as the guest's init says.
+#[must_use]
+pub fn emulated() -> bool {
+    env::var_os("WGXDP_VM").is_some()
+}

@@ -19,7 +19,7 @@ use std::env;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use wgxdp_tests::privilege::root_or_skip;
+use wgxdp_tests::privilege::{emulated, root_or_skip};
 use wgxdp_tests::traffic::Pace;
 
 /// No wait is longer.
@@ -29,11 +29,6 @@ const BOUND: Duration = Duration::from_secs(15);
 fn alone(what: &str) -> Option<MutexGuard<'static, ()>> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     root_or_skip(what).then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// Set in a virtual machine, where every instruction is emulated.
-fn emulated() -> bool {
-    env::var_os("WGXDP_VM").is_some()
 }
 
 /// How much traffic this machine bears.

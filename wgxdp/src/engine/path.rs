@@ -117,10 +117,6 @@ impl Path {
         self.silence_ns(now_ns) >= self.dead_after_ns()
     }
 
-    pub(super) fn is_silent_for_suspect_after(&self, now_ns: u64) -> bool {
-        self.silence_ns(now_ns) >= self.tuner.thresholds().suspect_after_ns()
-    }
-
     pub(super) fn dead_after_ns(&self) -> u64 {
         self.tuner.thresholds().dead_after_ns()
     }
@@ -242,14 +238,12 @@ impl Path {
         }
         let thresholds = self.tuner.thresholds();
         let suspect = || self.proof_ns.saturating_add(thresholds.suspect_after_ns());
-        let dead = || self.proof_ns.saturating_add(thresholds.dead_after_ns());
-        let dead = || (self.unanswered >= DEAD_MIN_UNANSWERED).then(dead);
+        let unwatched = || self.proof_ns.saturating_add(thresholds.dead_after_ns());
+        let dead = || (self.unanswered >= DEAD_MIN_UNANSWERED).then(unwatched);
         let silence = match self.state {
             PathState::Up => (self.unanswered >= SUSPECT_MIN_UNANSWERED).then(suspect),
-            // On probation an unclean moment is to be seen, once.
-            PathState::Held if self.clean_since_ns < suspect() => {
-                (self.unanswered >= SUSPECT_MIN_UNANSWERED).then(suspect)
-            }
+            // On probation time that nobody watched is to be seen, once.
+            PathState::Held if self.clean_since_ns < unwatched() => Some(unwatched()),
             PathState::Suspect | PathState::Held => dead(),
             PathState::Down | PathState::Drained => None,
         };

@@ -129,8 +129,9 @@ impl Peer {
         }
         let path = &mut self.paths[place];
         if path.state == PathState::Held {
-            if path.is_silent_for_suspect_after(now_ns) {
-                // Unanswered or unasked: what was not seen to be clean does not count.
+            if path.is_silent_for_dead_after(now_ns) {
+                // Not asked often enough to be dead: what was not seen to be clean does not count. A lost probe or two are not unclean, or a path
+                // that loses one in a hundred would never get its traffic back.
                 path.clean_since_ns = now_ns;
             } else if now_ns.saturating_sub(path.clean_since_ns) >= settings.hold_down_ns() {
                 self.step(
