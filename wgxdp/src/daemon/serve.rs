@@ -238,8 +238,9 @@ impl Daemon {
             self.dataplane.attachments().device_gone(index_before)?;
             self.publish()?;
             self.dataplane.attach(Hook::Steer, anchor::NAME, self.anchor.index())?;
-            self.refresh_endpoints().await;
         }
+        // Meanwhile WireGuard may have found another way, and the kernel's keeps an IPv6 one for as long as that exists.
+        self.refresh_endpoints().await;
         Ok(())
     }
 }

@@ -96,7 +96,7 @@ impl Attachments {
         }
     }
 
-    /// Forgets a device that is gone, with the link that its deletion left behind.
+    /// Forgets a device that is gone, with what its deletion left behind: the link, the note on its qdisc.
     ///
     /// # Errors
     /// When bpffs refuses.
@@ -104,7 +104,7 @@ impl Attachments {
         for hook in [Hook::Steer, Hook::Restore] {
             remove_file(&self.link_path(hook, ifindex))?;
         }
-        Ok(())
+        remove_file(&qdisc_marker(ifindex))
     }
 
     /// Detaches everything that a run of ours attached, this one or one before, where `devices` are all there are. Returns the devices on which
@@ -134,13 +134,25 @@ impl Attachments {
                 note(remove_file(&marker));
             }
         }
+        // What is left now speaks of devices that went while nobody watched.
+        for path in entries(Path::new(RUN_DIRECTORY)).iter().filter(|path| is_marker(path)) {
+            note(remove_file(path));
+        }
         outcome.map(|()| qdiscs)
     }
 }
 
+/// What the name of such a file begins with.
+const QDISC_MARKER: &str = "clsact-";
+
 /// The file that says that a device has its clsact qdisc from us.
 fn qdisc_marker(ifindex: u32) -> PathBuf {
-    Path::new(RUN_DIRECTORY).join(format!("clsact-{ifindex}"))
+    Path::new(RUN_DIRECTORY).join(format!("{QDISC_MARKER}{ifindex}"))
+}
+
+fn is_marker(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with(QDISC_MARKER)
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
