@@ -15,7 +15,6 @@ mod refuses;
 mod scene;
 mod status;
 
-use std::env;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
