@@ -3,5 +3,6 @@
 
 mod fixture;
 mod restore;
+mod rows;
 mod size;
 mod steer;

@@ -10,12 +10,18 @@ use wgxdp_tests::frame::{DESTINATION_MAC, Frame};
 use wgxdp_tests::progrun::Context;
 
 use crate::fixture::*;
+use crate::rows::Table;
 
 /// Arrives on the loopback device, which is uplink A.
 const ON_A: Context = Context {
     ifindex: 1,
     mark: 0,
     checksum_complete: false,
+};
+const TABLE: Table = Table {
+    hook: Restore,
+    place: Place::Uplink(A),
+    context: ON_A,
 };
 const A_V4: &str = "192.0.2.2:51820";
 const A_V6: &str = "[2001:db8:a::2]:51820";
@@ -98,54 +104,21 @@ fn what_arrives_for_the_tunnel_gets_the_canonical_addresses_and_nothing_else_is_
         ),
         ("fragment, IPv6", from(HUB_V6, A_V6).fragment(1), Reason::Fragment, None),
     ];
-    for (name, input, reason, output) in rows {
-        let input = input.build();
-        let (outcome, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), &input, ON_A);
-        assert_eq!(reasons, [reason], "{name}");
-        let (verdict, packet) = output.map_or((NEXT, input), |output| (REDIRECT, output.build()));
-        assert_eq!(outcome.verdict, verdict, "{name}");
-        assert_eq!(outcome.packet, packet, "{name}");
-    }
+    TABLE.check(&mut fixture, rows);
 }
 
 #[test]
 fn a_truncated_packet_is_passed_as_it_is() {
     let Some(mut fixture) = Fixture::new() else { return };
-    for (frame, lengths) in [(from(HUB, A_V4).build(), 34..74), (from(HUB_V6, A_V6).build(), 54..94)] {
-        for len in lengths {
-            let cut = &frame[..len];
-            let (outcome, reasons) = fixture.reasons_of(Restore, Place::Uplink(A), cut, ON_A);
-            assert_eq!(
-                (outcome.verdict, reasons.as_slice()),
-                (NEXT, [Reason::Truncated].as_slice()),
-                "{len} bytes"
-            );
-            assert_eq!(outcome.packet, cut, "{len} bytes");
-        }
-    }
+    TABLE.check_truncated(&mut fixture, &from(HUB, A_V4), &from(HUB_V6, A_V6));
 }
 
 #[test]
 fn a_complete_checksum_stays_true() {
     let Some(mut fixture) = Fixture::new() else { return };
-    let complete = Context {
-        checksum_complete: true,
-        ..ON_A
-    };
-    for (name, frame) in [
-        ("IPv4", from(HUB, A_V4)),
-        ("IPv6", from(HUB_V6, A_V6)),
-        ("ports", from(HUB_SECOND, A_V4)),
-    ] {
-        match fixture.run(Restore, &frame.build(), complete) {
-            Ok(outcome) => assert_eq!(outcome.verdict, REDIRECT, "{name}"),
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                eprintln!("ANNOUNCED: this kernel cannot make a CHECKSUM_COMPLETE test packet (6.15 and later can)");
-                return;
-            }
-            Err(e) => panic!("{name}: {e}"),
-        }
-    }
+    TABLE.check_complete(&mut fixture, "IPv4", &from(HUB, A_V4));
+    TABLE.check_complete(&mut fixture, "IPv6", &from(HUB_V6, A_V6));
+    TABLE.check_complete(&mut fixture, "another address and port", &from(HUB_SECOND, A_V4));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use wgxdp_tests::frame::Frame;
 use wgxdp_tests::progrun::Context;
 
 use crate::fixture::*;
+use crate::rows::{Row, Table};
 
 const PLAIN: Context = Context {
     ifindex: 0,
@@ -27,25 +28,14 @@ fn v6_packet() -> Frame {
     Frame::wireguard(socket("[fd5e:9a1c:7d42::8]:51820"), socket(HUB_V6))
 }
 
-/// One row: the packet, why it ends, and what it is then. `None`: untouched, and on to the next program.
-type Row = (&'static str, Frame, Reason, Option<Frame>);
+const TABLE: Table = Table {
+    hook: Steer,
+    place: Place::Anchor,
+    context: PLAIN,
+};
 
 fn check(fixture: &mut Fixture, rows: impl IntoIterator<Item = Row>) {
-    for (name, input, reason, output) in rows {
-        let input = input.build();
-        let (outcome, reasons) = fixture.reasons_of(Steer, Place::Anchor, &input, PLAIN);
-        assert_eq!(reasons, [reason], "{name}");
-        match output {
-            Some(output) => {
-                assert_eq!(outcome.verdict, REDIRECT, "{name}");
-                assert_eq!(outcome.packet, output.build(), "{name}");
-            }
-            None => {
-                assert_eq!(outcome.verdict, NEXT, "{name}");
-                assert_eq!(outcome.packet, input, "{name}");
-            }
-        }
-    }
+    TABLE.check(fixture, rows);
 }
 
 #[test]
@@ -158,45 +148,16 @@ fn what_wireguard_sends_leaves_by_the_first_path_and_nothing_else_is_touched() {
 #[test]
 fn a_packet_shorter_than_its_headers_say_is_passed_as_it_is() {
     let Some(mut fixture) = Fixture::new() else { return };
-    for (frame, lengths) in [(v4_packet().build(), 34..74), (v6_packet().build(), 54..94)] {
-        for len in lengths {
-            let cut = &frame[..len];
-            let (outcome, reasons) = fixture.reasons_of(Steer, Place::Anchor, cut, PLAIN);
-            assert_eq!(
-                (outcome.verdict, reasons.as_slice()),
-                (NEXT, [Reason::Truncated].as_slice()),
-                "{len} bytes"
-            );
-            assert_eq!(outcome.packet, cut, "{len} bytes");
-        }
-    }
+    TABLE.check_truncated(&mut fixture, &v4_packet(), &v6_packet());
 }
 
 #[test]
 fn a_complete_checksum_stays_true() {
     let Some(mut fixture) = Fixture::new() else { return };
-    let complete = Context {
-        checksum_complete: true,
-        ..PLAIN
-    };
-    let second = Order::from_slots([2]);
-    for (name, frame, order) in [
-        ("IPv4", v4_packet(), None),
-        ("IPv6", v6_packet(), None),
-        ("IPv4, another address and port", v4_packet(), Some(second)),
-    ] {
-        if let Some(order) = order {
-            fixture.dataplane.set_order(V4_PEER, order);
-        }
-        match fixture.run(Steer, &frame.build(), complete) {
-            Ok(outcome) => assert_eq!(outcome.verdict, REDIRECT, "{name}"),
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                eprintln!("ANNOUNCED: this kernel cannot make a CHECKSUM_COMPLETE test packet (6.15 and later can)");
-                return;
-            }
-            Err(e) => panic!("{name}: {e}"),
-        }
-    }
+    TABLE.check_complete(&mut fixture, "IPv4", &v4_packet());
+    TABLE.check_complete(&mut fixture, "IPv6", &v6_packet());
+    fixture.dataplane.set_order(V4_PEER, Order::from_slots([2]));
+    TABLE.check_complete(&mut fixture, "another address and port", &v4_packet());
 }
 
 #[test]

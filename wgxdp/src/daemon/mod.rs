@@ -429,15 +429,9 @@ impl Daemon {
                 plan.canonical
             );
         }
-        if self.config.uplinks().len() == 1 {
-            info!("ready: 1 uplink, {} peers", self.peers.len());
-        } else {
-            info!(
-                "ready: {} uplinks, {} peers",
-                self.config.uplinks().len(),
-                self.peers.len()
-            );
-        }
+        let (uplinks, peers) = (self.config.uplinks().len(), self.peers.len());
+        let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        info!("ready: {}, {}", many(uplinks, "uplink"), many(peers, "peer"));
     }
 
     /// Carries out what the engine decided, in order.

@@ -60,7 +60,7 @@ fn try_floor(ctx: &TcContext) -> Option<i32> {
     };
     // SAFETY: `hop` lives through the call, which copies it, and its size is given.
     unsafe { bpf_redirect_neigh(way.ifindex, &raw mut hop, size_of::<bpf_redir_neigh>() as i32, 0) };
-    Some(TC_ACT_REDIRECT as i32)
+    Some(TC_ACT_REDIRECT)
 }
 
 /// The `N` bytes at `offset`, if they are there; the verifier checks the comparison.
