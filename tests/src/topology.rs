@@ -145,6 +145,9 @@ pub struct Lab {
     hub_public_key: String,
 }
 
+/// Slower than any guest was seen to be.
+const LINK_LOCAL_WITHIN: Duration = Duration::from_secs(20);
+
 impl Lab {
     /// Raises the topology and the tunnel, and waits for its handshake.
     ///
@@ -188,7 +191,21 @@ impl Lab {
             hub_public_key: hub_keys.public,
         };
         lab.await_handshake()?;
+        lab.await_link_local()?;
         Ok(lab)
+    }
+
+    /// The kernel gives a device its link-local address and routes a while after its carrier: whoever compares before and after waits for them first.
+    fn await_link_local(&self) -> Result<()> {
+        poll::wait_until("the uplinks' link-local routes", LINK_LOCAL_WITHIN, || {
+            let local = self.branch.run("ip", &["-6", "route", "show", "table", "local"])?;
+            Ok(Uplink::ALL.into_iter().all(|uplink| {
+                let device = format!("dev {} ", uplink.name());
+                local
+                    .lines()
+                    .any(|line| line.starts_with("local fe80::") && line.contains(&device))
+            }))
+        })
     }
 
     /// The family of the outer packets.
