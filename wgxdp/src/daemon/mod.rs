@@ -38,7 +38,6 @@ use crate::engine::{self, Action, Engine, Input};
 use crate::host::anchor::{self, Anchor};
 use crate::host::neighbour::Neighbours;
 use crate::host::netlink::Netlink;
-use crate::host::view::View;
 use crate::host::watch::Watch;
 use crate::host::{self, wireguard};
 use crate::prober::Prober;
@@ -140,7 +139,6 @@ struct PathRuntime {
 pub struct Daemon {
     config: Config,
     watch: Watch,
-    view: View,
     anchor: Anchor,
     neighbours: Neighbours,
     dataplane: Dataplane,
@@ -160,7 +158,6 @@ pub struct Daemon {
 /// What is known before anything is touched.
 struct Survey {
     watch: Watch,
-    view: View,
     tunnels: Vec<wireguard::Tunnel>,
     plans: BTreeSet<PeerPlan>,
     uplinks: Vec<UplinkRuntime>,
@@ -205,7 +202,6 @@ async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
     }
     Ok(Survey {
         watch,
-        view,
         tunnels,
         plans,
         uplinks,
@@ -245,7 +241,6 @@ impl Daemon {
     async fn start(config: Config, netlink: &Netlink, survey: Survey) -> Result<Self, Error> {
         let Survey {
             watch,
-            view,
             tunnels,
             plans,
             uplinks,
@@ -283,7 +278,6 @@ impl Daemon {
             names: engine::Names::default(),
             config,
             watch,
-            view,
             anchor,
             dataplane,
             records,

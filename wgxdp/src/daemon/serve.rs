@@ -187,11 +187,10 @@ impl Daemon {
 
     /// The devices as they are now: attach first, then publish, then resolve, and only then let packets there.
     async fn view_changed(&mut self, view: View) -> Result<(), Error> {
-        self.view = view;
         for (index, uplink) in self.config.uplinks().iter().enumerate() {
             let runtime = &mut self.uplinks[index];
             let before = runtime.state.entry;
-            runtime.state = uplink::State::of(UplinkId(index as u32), uplink, &self.view, &mut runtime.remembered);
+            runtime.state = uplink::State::of(UplinkId(index as u32), uplink, &view, &mut runtime.remembered);
             let now = runtime.state.entry;
             if before.ifindex != now.ifindex || before.v4 != now.v4 || before.v6 != now.v6 {
                 debug!(
