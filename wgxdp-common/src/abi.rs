@@ -2,7 +2,7 @@
 
 /// Raised whenever the meaning or the shape of any map changes. The object file carries it in the symbol [`ABI_SYMBOL`],
 /// checked at load; the pin directory carries it in its name.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The symbol in the object file's `.rodata` that holds [`ABI_VERSION`].
 pub const ABI_SYMBOL: &str = "WGXDP_ABI";

@@ -98,14 +98,32 @@ reasons! {
     Steered = "steered", Redirect;
     /// `steer`: sent although no path was live.
     FailOpen = "fail_open", Redirect;
+    /// `steer`: sent by a live path although it is larger than what fits there, or anywhere.
+    Oversize = "oversize", Redirect;
+    /// `steer`: to a learned client, by the uplink and from the address at which it last spoke.
+    Returned = "returned", Redirect;
+    /// `steer`: to a learned client by another uplink, because its own is down.
+    Diverted = "diverted", Redirect;
     /// `steer`: to no known endpoint, sent by the first usable uplink.
     Fallback = "fallback", Redirect;
     /// `steer`: a probe on its way.
     Probe = "probe", Redirect;
     /// `restore`: handed to WireGuard, from a known endpoint.
     Restored = "restored", Redirect;
+    /// `restore`: handed to WireGuard, from a learned client, where it spoke before.
+    Client = "client", Redirect;
+    /// `restore`: handed to WireGuard, the first data of a client with a session of ours; it is learned.
+    ClientLearned = "client_learned", Redirect;
+    /// `restore`: handed to WireGuard, from a learned client with a session of ours, which now speaks at another uplink or address.
+    ClientMoved = "client_moved", Redirect;
     /// `restore`: handed to WireGuard, from an unknown source, which is left as it is.
     Stranger = "stranger", Redirect;
+    /// `guard`, `restore`: to our port, but of none of WireGuard's types.
+    WrongType = "wrong_type", Drop;
+    /// `guard`, `restore`: one of WireGuard's types, but its reserved bytes are not zero.
+    Reserved = "reserved", Drop;
+    /// `guard`, `restore`: one of WireGuard's types, but not of its length.
+    WrongLength = "wrong_length", Drop;
     /// `restore`: the answer to a probe of ours, consumed.
     Proof = "proof", Drop;
     /// `steer`: a probe over an uplink that does not exist at the moment.

@@ -8,6 +8,7 @@
 //! | [`id`] | what a number means: peer, path, uplink |
 //! | [`net`] | addresses and ports, in network byte order |
 //! | [`table`] | the values of the maps: configuration, peers, paths, proofs |
+//! | [`message`] | WireGuard's messages as they look from outside |
 //! | [`liveness`] | when a path is live, suspect or dead, and which one carries a packet |
 //! | [`echo`] | the payload of an ICMP echo probe |
 //! | [`checksum`] | RFC 1071 and RFC 1624 arithmetic |
@@ -21,6 +22,7 @@ pub mod count;
 pub mod echo;
 pub mod id;
 pub mod liveness;
+pub mod message;
 pub mod net;
 pub mod record;
 pub mod table;

@@ -1,6 +1,6 @@
 //! What the programs read of a packet: one parser for both address families, and the only access to packet memory.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use wgxdp_common::count::Reason;
 use wgxdp_common::echo::{self, Payload};
 use wgxdp_common::net::{Address, Port};
@@ -95,17 +95,49 @@ unsafe impl<const N: usize> Wire for [u8; N] {}
 const _: () =
     assert!(size_of::<Ipv4>() == 20 && size_of::<Ipv6>() == 40 && size_of::<Udp>() == 8 && size_of::<Echo>() == 8);
 
+/// A program's context, as far as it says where the packet's directly accessible part is.
+pub(crate) trait Bytes {
+    /// The address of its first byte.
+    fn start(&self) -> usize;
+    /// The address behind its last byte.
+    fn end(&self) -> usize;
+}
+
+impl Bytes for TcContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+}
+
+impl Bytes for XdpContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+}
+
 /// A pointer to `offset` in the packet's directly accessible part, if a whole `T` is there; the verifier checks the comparison.
 /// It is valid until the next helper that may move the packet.
 #[inline(always)]
-pub(crate) fn at<T: Wire>(ctx: &TcContext, offset: usize) -> Option<*mut T> {
-    let start = ctx.data() + offset;
-    (start + size_of::<T>() <= ctx.data_end()).then_some(start as *mut T)
+pub(crate) fn at<T: Wire>(ctx: &impl Bytes, offset: usize) -> Option<*mut T> {
+    let start = ctx.start() + offset;
+    (start + size_of::<T>() <= ctx.end()).then_some(start as *mut T)
 }
 
 /// A copy of what is at `offset`.
 #[inline(always)]
-fn read<T: Wire>(ctx: &TcContext, offset: usize) -> Option<T> {
+pub(crate) fn read<T: Wire>(ctx: &impl Bytes, offset: usize) -> Option<T> {
     // SAFETY: `at` checked that the packet holds a whole `T` there, and any bits are a `T`. The address may be unaligned for `T`; BPF loads are what the
     // verifier makes of them, and it accepts unaligned ones where the machine does (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS), else rejects the program.
     at::<T>(ctx, offset).map(|p| unsafe { *p })

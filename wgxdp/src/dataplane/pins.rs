@@ -1,7 +1,7 @@
 //! `/sys/fs/bpf/wgxdp/`: what lets traffic outlive the daemon, and `wgxdp status` read without it.
 //!
 //! ```text
-//! /sys/fs/bpf/wgxdp/v1/            the ABI version
+//! /sys/fs/bpf/wgxdp/v2/            the ABI version
 //!     maps/CONFIG …                every map
 //!     links/steer-<ifindex>        tcx links; a restarted daemon updates them in place
 //!     links/restore-<ifindex>

@@ -144,6 +144,9 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::NoUplink
         | Reason::Steered
         | Reason::FailOpen
+        | Reason::Oversize
+        | Reason::Returned
+        | Reason::Diverted
         | Reason::Fallback
         | Reason::Probe
         | Reason::ProbeNoUplink => GivenBy::Steer,
@@ -151,7 +154,13 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::OtherHost
         | Reason::Unauthentic
         | Reason::Restored
+        | Reason::Client
+        | Reason::ClientLearned
+        | Reason::ClientMoved
         | Reason::Stranger
+        | Reason::WrongType
+        | Reason::Reserved
+        | Reason::WrongLength
         | Reason::Proof => GivenBy::Restore,
     }
 }
