@@ -13,8 +13,9 @@ use crate::clock::now_ns;
 use crate::frame::Frame;
 use crate::privilege::root_or_skip;
 use crate::progrun::{self, Context, Outcome};
-use wgxdp::dataplane::{Dataplane, Error, Hook, Pins};
+use wgxdp::dataplane::{Dataplane, Error, Hook, Pins, Room};
 use wgxdp_common::abi::{MAX_UPLINKS, PROBE_MARK};
+use wgxdp_common::client::LocalId;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
@@ -51,6 +52,9 @@ pub const HUB_V6: &str = "[2001:db8:c::1]:51820";
 
 /// The loopback device's link-layer address, which frames that arrive there must have.
 pub const LOOPBACK_MAC: [u8; 6] = [0; 6];
+
+/// Clients for which there is room.
+pub const CLIENTS: u32 = 1024;
 
 /// The verdicts of tcx.
 pub const NEXT: i32 = -1;
@@ -92,6 +96,7 @@ fn family(address: &str, gateway: &str) -> Family {
     Family {
         address: ip(address).into(),
         gateway: ip(gateway).into(),
+        local: LocalId::NONE,
     }
 }
 
@@ -152,7 +157,8 @@ fn path(uplink: UplinkId, endpoint: &str) -> Path {
         loss_ppm: 0,
         uplink,
         endpoint: socket(endpoint).into(),
-        reserved: [0; 20],
+        largest: 1500,
+        reserved: [0; 16],
     }
 }
 
@@ -170,7 +176,11 @@ impl Fixture {
     /// # Errors
     /// The kernel refused something.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        let mut dataplane = Dataplane::load(4, Pins::default())?;
+        let room = Room {
+            peers: 4,
+            clients: CLIENTS,
+        };
+        let mut dataplane = Dataplane::load(room, Pins::default())?;
         dataplane.publish(config)?;
         let v4_paths = vec![path(A, HUB), path(B, HUB), path(A, HUB_SECOND)];
         let v6_paths = vec![path(A, HUB_V6), path(B, HUB_V6)];

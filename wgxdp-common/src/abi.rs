@@ -16,8 +16,20 @@ pub const PROGRAM_RESTORE: &str = "restore";
 pub const MAP_CONFIG: &str = "CONFIG";
 /// One [`u64`]: the slot of [`MAP_CONFIG`] in force is its lowest bit.
 pub const MAP_GENERATION: &str = "GENERATION";
-/// [`crate::table::EndpointKey`] → [`crate::table::EndpointRef`].
+/// [`crate::endpoints::Bucket`] by the hash of a [`crate::table::EndpointKey`].
+pub const MAP_BUCKETS: &str = "BUCKETS";
+/// [`crate::endpoints::EndpointEntry`] by its number, less one.
 pub const MAP_ENDPOINTS: &str = "ENDPOINTS";
+/// LRU: [`crate::table::EndpointKey`] → [`crate::client::Whereabouts`].
+pub const MAP_CLIENTS: &str = "CLIENTS";
+/// LRU: [`crate::client::HandshakeKey`] → [`crate::client::Whereabouts`].
+pub const MAP_HANDSHAKES: &str = "HANDSHAKES";
+/// LRU: [`crate::client::SessionKey`], the value says nothing.
+pub const MAP_SESSIONS: &str = "SESSIONS";
+/// [`crate::net::Address`] → [`crate::client::LocalId`].
+pub const MAP_LOCALS: &str = "LOCALS";
+/// [`crate::client::Local`] by [`crate::client::LocalId`].
+pub const MAP_ADDRESSES: &str = "ADDRESSES";
 /// [`crate::table::Peer`] by peer id.
 pub const MAP_PEERS: &str = "PEERS";
 /// [`crate::table::PeerState`] by peer id, written by `steer`.
@@ -38,10 +50,16 @@ pub const MAP_REASON_COUNTS: &str = "REASON_COUNTS";
 pub const MAP_RECORDS: &str = "RECORDS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const MAPS: [&str; 12] = [
+pub const MAPS: [&str; 18] = [
     MAP_CONFIG,
     MAP_GENERATION,
+    MAP_BUCKETS,
     MAP_ENDPOINTS,
+    MAP_CLIENTS,
+    MAP_HANDSHAKES,
+    MAP_SESSIONS,
+    MAP_LOCALS,
+    MAP_ADDRESSES,
     MAP_PEERS,
     MAP_PEER_STATES,
     MAP_PATHS,
@@ -61,6 +79,14 @@ pub const MAX_TUNNELS: usize = 16;
 pub const MAX_PATHS_PER_PEER: usize = 8;
 /// Peers for which the maps have room when the loader says nothing else.
 pub const DEFAULT_MAX_PEERS: u32 = 64;
+/// Learned clients for which there is room when the operator says nothing else.
+pub const DEFAULT_MAX_CLIENTS: u32 = 65_536;
+/// Session indices that are remembered for each client: the present one, the one before and the next, and one to spare.
+pub const SESSIONS_PER_CLIENT: u32 = 4;
+/// Local addresses of the host.
+pub const MAX_LOCALS: u32 = 1024;
+/// The symbol in `.rodata` that holds the number of buckets, less one.
+pub const BUCKET_MASK_SYMBOL: &str = "BUCKET_MASK";
 /// Probes in flight that a path remembers: 64 at 10 ms cover a round trip of 640 ms.
 pub const PROBE_SLOTS: u32 = 64;
 /// Bytes of the ring buffer.

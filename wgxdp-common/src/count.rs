@@ -128,6 +128,8 @@ reasons! {
     Proof = "proof", Drop;
     /// `steer`: a probe over an uplink that does not exist at the moment.
     ProbeNoUplink = "probe_no_uplink", Drop;
+    /// To be translated from IPv4 to IPv6, but without a UDP checksum, which IPv6 does not allow (RFC 8200, section 8.1).
+    NoChecksum = "no_checksum", Drop;
     /// The packet could not be rewritten; the kernel refused.
     RewriteFailed = "rewrite_failed", Drop;
     /// The maps hold no configuration in force, or one that refers to what is not there.

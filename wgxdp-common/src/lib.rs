@@ -8,6 +8,8 @@
 //! | [`id`] | what a number means: peer, path, uplink |
 //! | [`net`] | addresses and ports, in network byte order |
 //! | [`table`] | the values of the maps: configuration, peers, paths, proofs |
+//! | [`endpoints`] | the table of endpoints: its hash and its shape |
+//! | [`client`] | learned clients: where they last spoke |
 //! | [`message`] | WireGuard's messages as they look from outside |
 //! | [`liveness`] | when a path is live, suspect or dead, and which one carries a packet |
 //! | [`echo`] | the payload of an ICMP echo probe |
@@ -18,8 +20,10 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod client;
 pub mod count;
 pub mod echo;
+pub mod endpoints;
 pub mod id;
 pub mod liveness;
 pub mod message;

@@ -10,7 +10,7 @@
 //!
 //! Silence alone convicts nobody: a prober that was starved, stopped or killed has not asked, and what was not sent cannot be missing.
 //!
-//! The first live path in a peer's order carries the packet. A path once found dead stays latched until user space lifts the latch.
+//! The first live path in a peer's order that the packet fits carries it; if it fits none, the first live one. A path once found dead stays latched until user space lifts the latch.
 //! If none is live, `steer` fails open (see [`Chooser`]).
 
 use crate::abi::MAX_PATHS_PER_PEER;
@@ -141,6 +141,7 @@ impl Standing {
     const SUSPECT: u64 = 3;
     const DEAD: u64 = 4;
     const WANTS_LATCH: u64 = 5;
+    const TOO_SMALL: u64 = 6;
 
     /// From the path's and its uplink's flags together, the path's latch and its silence. A proof from the future (another CPU stored it while this
     /// one read its clock) is no silence at all.
@@ -187,6 +188,13 @@ impl Standing {
         )
     }
 
+    /// With a packet of `len` bytes in mind, on a path that takes `largest`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn asked_for(self, len: u32, largest: u32) -> Self {
+        Self(self.0 | (at_least(largest as u64, len as u64) ^ 1) << Self::TOO_SMALL)
+    }
+
     #[inline(always)]
     const fn bit(self, bit: u64) -> u64 {
         self.0 >> bit & 1
@@ -228,6 +236,8 @@ pub enum Choice {
     Live(u32),
     /// The first live one is suspect. Here a copy for the next live path will have its place.
     Suspect(u32),
+    /// The packet is too large for every live one; this is the first.
+    Oversize(u32),
     /// None is live: this one is the most hopeful.
     FailOpen(u32),
     /// The peer has no path at all.
@@ -242,6 +252,7 @@ pub enum Choice {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chooser {
     places: u32,
+    too_small: u64,
     usable: u64,
     answering: u64,
 }
@@ -252,24 +263,41 @@ impl Chooser {
     pub const fn offer(&mut self, standing: Standing) -> Option<Choice> {
         let place = self.places;
         self.places += 1;
-        if standing.carries() {
+        let carries = standing.bit(Standing::CARRIES);
+        let too_small = standing.bit(Standing::TOO_SMALL);
+        if carries & (too_small ^ 1) != 0 {
             return Some(if standing.is_suspect() {
                 Choice::Suspect(place)
             } else {
                 Choice::Live(place)
             });
         }
+        self.too_small |= carries << place;
         self.usable |= standing.bit(Standing::USABLE) << place;
         self.answering |= standing.bit(Standing::ANSWERING) << place;
         None
     }
 
-    /// The decision after every path was offered and none was live.
+    /// Whether a live path was passed over because the packet is too large for it.
     #[must_use]
     #[inline(always)]
-    pub const fn fail_open(self, now_ns: u64) -> Choice {
+    pub const fn passed_over(&self) -> bool {
+        self.too_small != 0
+    }
+
+    /// The decision after every path was offered and none was live and large enough.
+    #[must_use]
+    #[inline(always)]
+    pub const fn make_do(self, now_ns: u64) -> Choice {
         if self.places == 0 {
             return Choice::None;
+        }
+        let mut place = 0;
+        while self.too_small != 0 && place < MAX_PATHS_PER_PEER as u32 {
+            if self.too_small >> place & 1 != 0 {
+                return Choice::Oversize(place);
+            }
+            place += 1;
         }
         let (hopeful, turn) = if self.answering != 0 {
             (self.answering, 0)
@@ -336,8 +364,10 @@ mod tests {
         flags: Flags,
         latched: bool,
         liveness: Liveness,
+        largest: u32,
     }
 
+    const LEN: u32 = 1452;
     const NOW: u64 = 3600 * 1000 * MS;
 
     impl Candidate {
@@ -360,27 +390,39 @@ mod tests {
 
     fn candidate() -> impl Strategy<Value = Candidate> {
         let liveness = prop_oneof![Just(Liveness::Live), Just(Liveness::Suspect), Just(Liveness::Dead)];
-        (0u32..32, any::<bool>(), liveness).prop_map(|(flags, latched, liveness)| Candidate {
-            flags: Flags(flags),
-            latched,
-            liveness,
+        let largest = prop_oneof![Just(LEN - 1), Just(LEN), Just(9000)];
+        // No flag and no latch are as likely as any.
+        let flags = prop_oneof![Just(0), 0u32..32];
+        (flags, prop::bool::weighted(0.3), liveness, largest).prop_map(|(flags, latched, liveness, largest)| {
+            Candidate {
+                flags: Flags(flags),
+                latched,
+                liveness,
+                largest,
+            }
         })
     }
 
     fn choose(candidates: &[Candidate], now_ns: u64) -> Choice {
         let mut chooser = Chooser::default();
-        let decision = candidates.iter().find_map(|c| chooser.offer(c.standing(now_ns)));
-        decision.unwrap_or_else(|| chooser.fail_open(now_ns))
+        let decision = candidates
+            .iter()
+            .find_map(|c| chooser.offer(c.standing(now_ns).asked_for(LEN, c.largest)));
+        decision.unwrap_or_else(|| chooser.make_do(now_ns))
     }
 
     proptest! {
         #[test]
-        fn the_first_live_path_carries_the_packet_and_a_peer_with_paths_always_gets_one(
+        fn the_first_live_path_that_it_fits_carries_the_packet_and_a_peer_with_paths_always_gets_one(
             candidates in prop::collection::vec(candidate(), 0..=MAX_PATHS_PER_PEER),
             now_ns in NOW..u64::MAX / 2,
         ) {
             let live = |c: &Candidate| c.flags.0 == 0 && !c.latched && c.liveness != Liveness::Dead;
-            match (choose(&candidates, now_ns), candidates.iter().position(live)) {
+            let fits = |c: &Candidate| live(c) && c.largest >= LEN;
+            let first = candidates.iter().position(fits);
+            match (choose(&candidates, now_ns), first.or_else(|| candidates.iter().position(live))) {
+                (Choice::Oversize(place), Some(live)) => prop_assert_eq!((place as usize, first), (live, None)),
+                (_, Some(live)) if first.is_none() => prop_assert!(false, "the packet does not fit {}", live),
                 (Choice::Live(place), Some(first)) => {
                     prop_assert_eq!((place as usize, candidates[first].liveness), (first, Liveness::Live));
                 }
@@ -421,6 +463,7 @@ mod tests {
             flags,
             latched: true,
             liveness: Liveness::Dead,
+            largest: LEN,
         };
         let candidates = [
             dead(Flags::NONE),

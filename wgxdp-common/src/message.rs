@@ -55,6 +55,13 @@ impl Message {
     /// Of which the length of a data message is a multiple.
     pub const DATA_LEN_STEP: u32 = 16;
 
+    /// The first word of such a message, as it stands in memory.
+    #[must_use]
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        (self as u32).to_le()
+    }
+
     /// What a UDP payload of `len` bytes is that begins with `first` (its first four bytes as they stand in memory).
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! and not changed while something does; what does change (`order`, `thresholds`, `flags`) is one aligned word each.
 
 use crate::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
+use crate::client::LocalId;
 use crate::id::{PathId, PeerId, UplinkId};
 use crate::liveness::{Flags, Thresholds};
 use crate::net::{Address, Endpoint, Port};
@@ -70,6 +71,8 @@ pub struct Family {
     pub address: Address,
     /// The next hop; unspecified where the destination is on the link.
     pub gateway: Address,
+    /// `address` among the host's local addresses.
+    pub local: LocalId,
 }
 
 /// One local interface that can carry tunnel packets.
@@ -264,8 +267,10 @@ pub struct Path {
     pub uplink: UplinkId,
     /// The endpoint.
     pub endpoint: Endpoint,
+    /// The largest IP packet in bytes, as WireGuard sends it (in the family of the peer's canonical endpoint), that fits the path.
+    pub largest: u32,
     /// Always zero.
-    pub reserved: [u8; 20],
+    pub reserved: [u8; 16],
 }
 
 /// What the kernel knows of a path's health, in a cache line of its own. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
@@ -330,16 +335,16 @@ pub enum PathState {
     Drained = 4,
 }
 
-layout!(Family, 32, { address @ 0, gateway @ 16 });
-layout!(Uplink, 80, { v4 @ 0, v6 @ 32, ifindex @ 64, link @ 68, mtu @ 72, id @ 76 });
+layout!(Family, 36, { address @ 0, gateway @ 16, local @ 32 });
+layout!(Uplink, 88, { v4 @ 0, v6 @ 36, ifindex @ 72, link @ 76, mtu @ 80, id @ 84 });
 layout!(Anchor, 44, { v4 @ 0, v6 @ 16, ifindex @ 32, mac @ 36, probe_ident @ 42 });
 layout!(Tunnel, 20, { port @ 0, index @ 2, fallback @ 4 });
-layout!(Config, 44 + 80 * 16 + 20 * 16 + 8, { anchor @ 0, uplinks @ 44, tunnels @ 1324, uplink_count @ 1644, tunnel_count @ 1648 });
+layout!(Config, 44 + 88 * 16 + 20 * 16 + 8, { anchor @ 0, uplinks @ 44, tunnels @ 1452, uplink_count @ 1772, tunnel_count @ 1776 });
 layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
 layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
-layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, reserved @ 44 });
+layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, reserved @ 48 });
 layout!(Proof, 64, {
     proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, reserved @ 56
 });

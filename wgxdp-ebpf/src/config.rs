@@ -53,6 +53,8 @@ pub(crate) struct Egress {
     pub(crate) ifindex: u32,
     pub(crate) source: Address,
     pub(crate) next_hop: Address,
+    /// The family of both.
+    pub(crate) v4: bool,
 }
 
 /// How a packet to `destination` leaves by uplink `id`; `None` while the uplink has no device or no address of that family.
@@ -72,5 +74,6 @@ pub(crate) fn egress(config: &Config, id: UplinkId, destination: Address, v4: bo
         ifindex: uplink.ifindex,
         source: family.address,
         next_hop,
+        v4,
     })
 }

@@ -9,7 +9,9 @@
 #![no_std]
 #![no_main]
 
+mod clients;
 mod config;
+mod endpoints;
 mod maps;
 mod outcome;
 mod packet;
@@ -18,6 +20,7 @@ mod records;
 mod restore;
 mod rewrite;
 mod steer;
+mod translate;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;

@@ -2,22 +2,45 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use wgxdp_common::abi::{DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use wgxdp_common::abi::{
+    DEFAULT_MAX_CLIENTS, DEFAULT_MAX_PEERS, MAX_LOCALS, MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES,
+    SESSIONS_PER_CLIENT,
+};
+use wgxdp_common::client::{HandshakeKey, Local, LocalId, SessionKey, Whereabouts};
 use wgxdp_common::count::{PathCount, REASON_COUNTS as REASONS};
-use wgxdp_common::table::{Config, EndpointKey, EndpointRef, Path, Peer, PeerState, ProbeSlot, Proof, UplinkFlags};
+use wgxdp_common::endpoints::{Bucket, EndpointEntry, buckets};
+use wgxdp_common::net::Address;
+use wgxdp_common::table::{Config, EndpointKey, Path, Peer, PeerState, ProbeSlot, Proof, UplinkFlags};
 
-// The loader sizes what depends on the number of peers; these are the sizes when it does not.
+// The loader sizes what depends on the number of peers and clients; these are the sizes when it does not.
 const PEER_ENTRIES: u32 = DEFAULT_MAX_PEERS;
 const PATH_ENTRIES: u32 = PEER_ENTRIES * MAX_PATHS_PER_PEER as u32;
+const CLIENT_ENTRIES: u32 = DEFAULT_MAX_CLIENTS;
+
+/// Buckets, less one; the loader sets it with the size of [`BUCKETS`].
+#[unsafe(no_mangle)]
+static BUCKET_MASK: u32 = buckets(PATH_ENTRIES) - 1;
 
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(2, 0);
 #[map]
 pub(crate) static GENERATION: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-// The only hash table; its entries are replaced, never edited.
 #[map]
-pub(crate) static ENDPOINTS: HashMap<EndpointKey, EndpointRef> = HashMap::with_max_entries(PATH_ENTRIES, 0);
+pub(crate) static BUCKETS: Array<Bucket> = Array::with_max_entries(buckets(PATH_ENTRIES), BPF_F_MMAPABLE);
+#[map]
+pub(crate) static ENDPOINTS: Array<EndpointEntry> = Array::with_max_entries(PATH_ENTRIES, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static CLIENTS: LruHashMap<EndpointKey, Whereabouts> = LruHashMap::with_max_entries(CLIENT_ENTRIES, 0);
+#[map]
+pub(crate) static HANDSHAKES: LruHashMap<HandshakeKey, Whereabouts> = LruHashMap::with_max_entries(CLIENT_ENTRIES, 0);
+#[map]
+pub(crate) static SESSIONS: LruHashMap<SessionKey, u32> =
+    LruHashMap::with_max_entries(CLIENT_ENTRIES * SESSIONS_PER_CLIENT, 0);
+#[map]
+pub(crate) static LOCALS: HashMap<Address, LocalId> = HashMap::with_max_entries(MAX_LOCALS, 0);
+#[map]
+pub(crate) static ADDRESSES: Array<Local> = Array::with_max_entries(MAX_LOCALS, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static PEERS: Array<Peer> = Array::with_max_entries(PEER_ENTRIES, BPF_F_MMAPABLE);
 #[map]
@@ -36,6 +59,13 @@ pub(crate) static PATH_COUNTS: PerCpuArray<PathCount> = PerCpuArray::with_max_en
 pub(crate) static REASON_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RECORDS_BYTES, 0);
+
+/// [`BUCKET_MASK`] as the loader set it: read as memory, or the compiler would take the value above for granted.
+#[inline(always)]
+pub(crate) fn bucket_mask() -> u32 {
+    // SAFETY: a static of this very type; the kernel froze the map that holds it, so the verifier knows its value.
+    unsafe { (&raw const BUCKET_MASK).read_volatile() }
+}
 
 /// Reads a field once, as it is now: somebody else may write it.
 #[inline(always)]

@@ -3,6 +3,7 @@
 use aya_ebpf::programs::{TcContext, XdpContext};
 use wgxdp_common::count::Reason;
 use wgxdp_common::echo::{self, Payload};
+use wgxdp_common::message::Message;
 use wgxdp_common::net::{Address, Port};
 
 /// A field of the socket buffer.
@@ -18,11 +19,11 @@ pub(crate) use skb;
 pub(crate) const ETHERNET: usize = 14;
 
 /// `ETH_P_IP` and `ETH_P_IPV6`, as `__sk_buff::protocol` holds them.
-const PROTOCOL_V4: u32 = 0x0800_u16.to_be() as u32;
-const PROTOCOL_V6: u32 = 0x86dd_u16.to_be() as u32;
+pub(crate) const PROTOCOL_V4: u32 = 0x0800_u16.to_be() as u32;
+pub(crate) const PROTOCOL_V6: u32 = 0x86dd_u16.to_be() as u32;
 
 const IPPROTO_ICMP: u8 = 1;
-const IPPROTO_UDP: u8 = 17;
+pub(crate) const IPPROTO_UDP: u8 = 17;
 const IPPROTO_ICMPV6: u8 = 58;
 /// IPv6 extension headers (RFC 8200): hop-by-hop, routing, fragment, ESP, AH, destination options.
 const IPV6_FRAGMENT: u8 = 44;
@@ -32,13 +33,13 @@ const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 50, 51, 60];
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Ipv4 {
-    version_ihl: u8,
-    tos: u8,
-    total_len: u16,
-    id: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
+    pub(crate) version_ihl: u8,
+    pub(crate) tos: u8,
+    pub(crate) total_len: u16,
+    pub(crate) id: u16,
+    pub(crate) fragment: u16,
+    pub(crate) ttl: u8,
+    pub(crate) protocol: u8,
     pub(crate) checksum: u16,
     pub(crate) source: u32,
     pub(crate) destination: u32,
@@ -48,10 +49,10 @@ pub(crate) struct Ipv4 {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Ipv6 {
-    version_class_flow: u32,
-    payload_len: u16,
-    next_header: u8,
-    hop_limit: u8,
+    pub(crate) version_class_flow: u32,
+    pub(crate) payload_len: u16,
+    pub(crate) next_header: u8,
+    pub(crate) hop_limit: u8,
     pub(crate) source: [u32; 4],
     pub(crate) destination: [u32; 4],
 }
@@ -92,6 +93,8 @@ unsafe impl Wire for Udp {}
 unsafe impl Wire for Echo {}
 // SAFETY: bytes.
 unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: words.
+unsafe impl<const N: usize> Wire for [u32; N] {}
 const _: () =
     assert!(size_of::<Ipv4>() == 20 && size_of::<Ipv6>() == 40 && size_of::<Udp>() == 8 && size_of::<Echo>() == 8);
 
@@ -146,8 +149,8 @@ pub(crate) fn read<T: Wire>(ctx: &impl Bytes, offset: usize) -> Option<T> {
 /// What is behind the IP header.
 #[derive(Clone, Copy)]
 pub(crate) enum Transport {
-    /// UDP, with its ports.
-    Udp { source: Port, destination: Port },
+    /// UDP.
+    Udp(Datagram),
     /// An ICMP or ICMPv6 echo or echo reply with a payload of ours.
     Echo {
         reply: bool,
@@ -155,6 +158,17 @@ pub(crate) enum Transport {
         sequence: u16,
         payload: Payload,
     },
+}
+
+/// A UDP datagram.
+#[derive(Clone, Copy)]
+pub(crate) struct Datagram {
+    pub(crate) source: Port,
+    pub(crate) destination: Port,
+    /// Bytes of the payload as the header says; of a super-packet, of all of it.
+    pub(crate) len: u32,
+    /// The payload's first words as they stand in memory; zero in a payload that is too short to be WireGuard's.
+    pub(crate) opening: [u32; 3],
 }
 
 /// A packet that the programs may act on.
@@ -166,6 +180,19 @@ pub(crate) struct Packet {
     pub(crate) v4: bool,
     /// Bytes of the IP packet as it is in the socket buffer: for a super-packet, all of it.
     pub(crate) len: u32,
+}
+
+impl Packet {
+    /// Bytes of the largest IP packet on the wire: a super-packet will be cut.
+    #[inline(always)]
+    pub(crate) fn wire_len(&self, ctx: &TcContext) -> u32 {
+        let segment = skb!(ctx, gso_size);
+        if segment == 0 {
+            return self.len;
+        }
+        let header = if self.v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+        header as u32 + size_of::<Udp>() as u32 + segment
+    }
 }
 
 /// Parses the packet whose IP header is at `L3`, pulling its headers into the directly accessible part if they are not there.
@@ -262,13 +289,22 @@ fn parse_v6<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
 #[inline(always)]
 fn parse_udp(ctx: &TcContext, offset: usize) -> Result<Transport, Reason> {
     let udp = read::<Udp>(ctx, offset).ok_or(Reason::Truncated)?;
-    if u32::from(u16::from_be(udp.len)) > ctx.len() - offset as u32 {
+    let len = u32::from(u16::from_be(udp.len));
+    if len > ctx.len() - offset as u32 {
         return Err(Reason::Truncated);
     }
-    Ok(Transport::Udp {
+    let len = len.saturating_sub(size_of::<Udp>() as u32);
+    let opening = if len < Message::SHORTEST_DATA_LEN {
+        [0; 3]
+    } else {
+        read::<[u32; 3]>(ctx, offset + size_of::<Udp>()).ok_or(Reason::Truncated)?
+    };
+    Ok(Transport::Udp(Datagram {
         source: Port(udp.source),
         destination: Port(udp.destination),
-    })
+        len,
+        opening,
+    }))
 }
 
 #[inline(always)]

@@ -5,23 +5,24 @@
 //!   not ours (no UDP, other port, not to the uplink's address, fragment, …)  pass, counted
 //!   an echo reply, authentic     ─▶ the path's proof moves ─▶ consumed
 //!   from a known endpoint        ─▶ source := the peer's canonical endpoint ┐
-//!   from anywhere else           ─▶ source as it is                        ├▶ destination := the anchor's address ─▶ anchor's ingress
+//!   from anywhere else           ─▶ source as it is, and heard there       ├▶ destination := the anchor's address ─▶ anchor's ingress
 //! ```
 //!
 //! A stranger's packet goes the same way, so that strict rp_filter lets it in by whichever uplink it came, but keeps its source: WireGuard's cookie and its
-//! handshake limit are per source.
+//! handshake limit are per source. Where it was heard is where it is answered, as far as `wgxdp_common::client` lets it move anything.
 
 use aya_ebpf::programs::TcContext;
+use wgxdp_common::client::{LocalId, Whereabouts};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::{PathId, UplinkId};
-use wgxdp_common::net::{Endpoint, Port};
+use wgxdp_common::net::Endpoint;
 use wgxdp_common::table::{Config, EndpointKey, LinkKind, Uplink};
 
-use crate::maps::{ENDPOINTS, PATH_COUNTS, PEERS, field};
+use crate::maps::{PATH_COUNTS, PEERS, field};
 use crate::outcome::{Outcome, add, segments};
-use crate::packet::{ETHERNET, Packet, Transport, parse, skb};
+use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, receive, rewrite};
-use crate::{config, probe};
+use crate::{clients, config, endpoints, probe};
 
 /// `__sk_buff::pkt_type` of a frame for somebody else's link-layer address (linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
@@ -66,18 +67,16 @@ fn try_restore<const L3: usize>(
         return Err(Reason::OtherHost);
     }
     let packet = parse::<L3>(ctx)?;
-    let local = if packet.v4 {
-        uplink.v4.address
-    } else {
-        uplink.v6.address
-    };
+    let family = if packet.v4 { &uplink.v4 } else { &uplink.v6 };
     match packet.transport {
-        Transport::Udp { source, destination } => {
-            config::tunnel(config, destination).ok_or(Reason::OtherPort)?;
-            if packet.destination != local {
-                return Err(Reason::ForeignDestination);
-            }
-            hand_over::<L3>(ctx, config, id, &packet, source, destination)
+        Transport::Udp(udp) => {
+            config::tunnel(config, udp.destination).ok_or(Reason::OtherPort)?;
+            let local = if packet.destination == family.address {
+                family.local
+            } else {
+                clients::local_id(packet.destination).ok_or(Reason::ForeignDestination)?
+            };
+            hand_over::<L3>(ctx, config, (id, local), &packet, &udp)
         }
         Transport::Echo {
             reply: true,
@@ -85,7 +84,7 @@ fn try_restore<const L3: usize>(
             sequence,
             payload,
         } => {
-            if ident != config.anchor.probe_ident || packet.destination != local {
+            if ident != config.anchor.probe_ident || packet.destination != family.address {
                 return Err(Reason::Unauthentic);
             }
             probe::arrives(payload, sequence, id).ok_or(Reason::Unauthentic)?;
@@ -95,53 +94,48 @@ fn try_restore<const L3: usize>(
     }
 }
 
-/// Rewrites a tunnel's packet and hands it to WireGuard by the anchor.
+/// Rewrites a tunnel's packet, which came in at this uplink and address, and hands it to WireGuard by the anchor.
 #[inline(always)]
 fn hand_over<const L3: usize>(
     ctx: &TcContext,
     config: &Config,
-    id: UplinkId,
+    (uplink, local): (UplinkId, LocalId),
     packet: &Packet,
-    source: Port,
-    port: Port,
+    udp: &Datagram,
 ) -> Result<Reason, Reason> {
-    let anchor = &config.anchor;
-    let local = Endpoint {
-        address: if packet.v4 { anchor.v4 } else { anchor.v6 },
-        port,
-        reserved: [0; 2],
-    };
     let key = EndpointKey {
         endpoint: packet.source,
-        port: source,
-        tunnel: port,
+        port: udp.source,
+        tunnel: udp.destination,
     };
-    // SAFETY: user space replaces entries and never edits them.
-    let (remote, path, reason) = match unsafe { ENDPOINTS.get(key) } {
-        Some(entry) => {
-            let peer = PEERS.get_ptr(entry.peer.0).ok_or(Reason::NotConfigured)?;
+    let (remote, path, reason) = match endpoints::find(&key) {
+        Some(endpoint) => {
+            let peer = PEERS.get_ptr(endpoint.peer.0).ok_or(Reason::NotConfigured)?;
             // SAFETY: a peer's canonical endpoint is written before anything refers to the peer and not changed while something does.
-            (unsafe { (*peer).canonical }, entry.path(id), Reason::Restored)
+            (unsafe { (*peer).canonical }, endpoint.path(uplink), Reason::Restored)
         }
-        None => (
-            Endpoint {
+        None => {
+            let here = Whereabouts::new(&key, uplink, local);
+            let source = Endpoint {
                 address: packet.source,
-                port: source,
+                port: udp.source,
                 reserved: [0; 2],
-            },
-            None,
-            Reason::Stranger,
-        ),
+            };
+            (source, None, clients::hear(&key, udp, here))
+        }
     };
-    rewrite::<L3>(
-        ctx,
-        packet,
-        Ends {
-            source: remote,
-            destination: local,
+    let v4 = remote.address.is_v4();
+    let ends = Ends {
+        source: remote,
+        destination: Endpoint {
+            address: if v4 { config.anchor.v4 } else { config.anchor.v6 },
+            port: udp.destination,
+            reserved: [0; 2],
         },
-    )?;
-    receive::<L3>(ctx, anchor, packet.v4)?;
+        v4,
+    };
+    rewrite::<L3>(ctx, packet, &ends)?;
+    receive::<L3>(ctx, &config.anchor, v4)?;
     if let Some(path) = path {
         count_received(ctx, path, packet.len);
     }

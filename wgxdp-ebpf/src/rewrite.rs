@@ -1,4 +1,5 @@
-//! Changing a packet's addresses and ports, and sending it elsewhere: one path for IPv4 and IPv6, for UDP and echoes.
+//! Changing a packet's addresses and ports, and sending it elsewhere: one path for IPv4 and IPv6, for UDP and echoes. Where the new
+//! addresses are of the other family, the header is [translated](crate::translate).
 //!
 //! Addresses, ports and the IPv4 header's checksum are written directly. The transport checksum is not ours to compute: whether it is
 //! complete, partial or absent is known to the kernel alone, so `bpf_l4_csum_replace` gets the difference (RFC 1624). That helper also moves
@@ -17,6 +18,7 @@ use wgxdp_common::table::Anchor;
 
 use crate::config::Egress;
 use crate::packet::{ETHERNET, Echo, Ipv4, Ipv6, Packet, Transport, Udp, at};
+use crate::translate;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -26,36 +28,44 @@ const AF_INET6: u32 = 10;
 pub(crate) struct Ends {
     pub(crate) source: Endpoint,
     pub(crate) destination: Endpoint,
+    /// The family of both.
+    pub(crate) v4: bool,
 }
 
 /// A one's complement difference, in the byte order of the packet (RFC 1071, section 2).
 #[derive(Clone, Copy)]
-struct Difference(u64);
+pub(crate) struct Difference(u64);
 
 impl Difference {
-    const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
 
     #[inline(always)]
-    const fn of(self, old: u32, new: u32) -> Self {
+    pub(crate) const fn of(self, old: u32, new: u32) -> Self {
         Self(self.0 + (!old) as u64 + new as u64)
     }
 
     #[inline(always)]
-    const fn of_address(self, old: Address, new: Address) -> Self {
+    pub(crate) const fn of_address(self, old: Address, new: Address) -> Self {
         let ([o0, o1, o2, o3], [n0, n1, n2, n3]) = (old.0, new.0);
         self.of(o0, n0).of(o1, n1).of(o2, n2).of(o3, n3)
     }
 
+    /// Words that come where nothing was.
+    #[inline(always)]
+    pub(crate) const fn of_words(self, [a, b, c, d]: [u32; 4]) -> Self {
+        self.of(!0, a).of(!0, b).of(!0, c).of(!0, d)
+    }
+
     /// Folded to 32 bits, as the kernel's `__wsum`.
     #[inline(always)]
-    const fn fold32(self) -> u32 {
+    pub(crate) const fn fold32(self) -> u32 {
         let once = (self.0 & 0xffff_ffff) + (self.0 >> 32);
         ((once & 0xffff_ffff) + (once >> 32)) as u32
     }
 
     /// `checksum` after this change: RFC 1624, equation 3.
     #[inline(always)]
-    const fn apply(self, checksum: u16) -> u16 {
+    pub(crate) const fn apply(self, checksum: u16) -> u16 {
         let mut sum = self.fold32() as u64 + (!checksum) as u64;
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
@@ -64,19 +74,34 @@ impl Difference {
     }
 }
 
-/// Rewrites the packet whose IP header is at `L3` from what `packet` found to `ends`.
+/// Rewrites the packet whose IP header is at `L3` from what `packet` found to `ends`, which are of one family.
 #[inline(always)]
-pub(crate) fn rewrite<const L3: usize>(ctx: &TcContext, packet: &Packet, ends: Ends) -> Result<(), Reason> {
+pub(crate) fn rewrite<const L3: usize>(ctx: &TcContext, packet: &Packet, ends: &Ends) -> Result<(), Reason> {
     let addresses = Difference::NONE
         .of_address(packet.source, ends.source.address)
         .of_address(packet.destination, ends.destination.address);
-    if packet.v4 {
-        write_v4::<L3>(ctx, &ends, addresses).ok_or(Reason::RewriteFailed)?;
-        write_transport(ctx, L3 + size_of::<Ipv4>(), packet, &ends, addresses)
-    } else {
-        write_v6::<L3>(ctx, &ends).ok_or(Reason::RewriteFailed)?;
-        write_transport(ctx, L3 + size_of::<Ipv6>(), packet, &ends, addresses)
-    }
+    let l4 = match (packet.v4, ends.v4) {
+        (true, true) => {
+            write_v4::<L3>(ctx, ends, addresses).ok_or(Reason::RewriteFailed)?;
+            return write_transport(ctx, L3 + size_of::<Ipv4>(), packet, ends, addresses);
+        }
+        (false, false) => {
+            write_v6::<L3>(ctx, ends).ok_or(Reason::RewriteFailed)?;
+            write_transport(ctx, L3 + size_of::<Ipv6>(), packet, ends, addresses)?;
+            sum_moved(ctx, addresses);
+            return Ok(());
+        }
+        (true, false) => translate::to_v6::<L3>(ctx, ends)?,
+        (false, true) => translate::to_v4::<L3>(ctx, packet, ends)?,
+    };
+    write_transport(ctx, l4, packet, ends, addresses)
+}
+
+/// Tells the kernel that what the packet's own sum covers changed by this: nothing unless that sum is complete.
+#[inline(always)]
+pub(crate) fn sum_moved(ctx: &TcContext, difference: Difference) {
+    // SAFETY: a helper on the valid context; its error says that the sum is not complete, and there is nothing to do then.
+    unsafe { bpf_csum_update(ctx.skb.skb, difference.fold32()) };
 }
 
 #[inline(always)]
@@ -111,11 +136,11 @@ fn write_transport(
     addresses: Difference,
 ) -> Result<(), Reason> {
     match packet.transport {
-        Transport::Udp { source, destination } => {
+        Transport::Udp(udp) => {
             let ports = Difference::NONE
-                .of(u32::from(source.0), u32::from(ends.source.port.0))
-                .of(u32::from(destination.0), u32::from(ends.destination.port.0));
-            let changed = source != ends.source.port || destination != ends.destination.port;
+                .of(u32::from(udp.source.0), u32::from(ends.source.port.0))
+                .of(u32::from(udp.destination.0), u32::from(ends.destination.port.0));
+            let changed = udp.source != ends.source.port || udp.destination != ends.destination.port;
             if changed {
                 write_ports(ctx, l4, ends.source.port, ends.destination.port).ok_or(Reason::RewriteFailed)?;
             }
@@ -126,16 +151,12 @@ fn write_transport(
                 replace_checksum(ctx, checksum, ports, zero)?;
             }
         }
-        // ICMP's checksum does not cover the addresses, ICMPv6's does.
-        Transport::Echo { .. } if packet.v4 => return Ok(()),
+        // ICMP's checksum does not cover the addresses, ICMPv6's does. Probes are sent in the family of their target: never translated.
+        Transport::Echo { .. } if packet.v4 => {}
         Transport::Echo { .. } => {
             let checksum = l4 + core::mem::offset_of!(Echo, checksum);
             replace_checksum(ctx, checksum, addresses, u64::from(BPF_F_PSEUDO_HDR))?;
         }
-    }
-    if !packet.v4 {
-        // SAFETY: a helper on the valid context; its error says that the sum is not complete, and there is nothing to do then.
-        unsafe { bpf_csum_update(ctx.skb.skb, addresses.fold32()) };
     }
     Ok(())
 }
@@ -161,8 +182,8 @@ fn replace_checksum(ctx: &TcContext, offset: usize, difference: Difference, flag
 
 /// Sends the packet out, with the link-layer header that the next hop's neighbour entry gives.
 #[inline(always)]
-pub(crate) fn send(egress: &Egress, v4: bool) {
-    let mut hop = if v4 {
+pub(crate) fn send(egress: &Egress) {
+    let mut hop = if egress.v4 {
         bpf_redir_neigh {
             nh_family: AF_INET,
             __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {

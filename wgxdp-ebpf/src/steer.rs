@@ -4,29 +4,33 @@
 //! WireGuard → socket → rule → anchor ─▶ steer
 //!   not ours (no UDP, other port, foreign source, fragment, …)          pass, counted
 //!   a probe, by its mark        ─▶ stamp it ─▶ its path's uplink
-//!   to a known endpoint         ─▶ the peer's first live path            (wgxdp_common::liveness)
+//!   to a known endpoint         ─▶ the peer's first live path that it fits   (wgxdp_common::liveness)
+//!   to a learned client         ─▶ where it last spoke                       (wgxdp_common::client)
 //!   to any other destination    ─▶ the first usable uplink
-//!                                   └▶ source := the uplink's address, destination := the path's endpoint ─▶ redirect
+//!                                   └▶ source := an address of the uplink, destination := the path's endpoint ─▶ redirect
 //! ```
 //!
-//! After the rewriting the source is no longer canonical, so that a packet cannot be steered twice.
+//! Every way ends in a [`Departure`], which is carried out in one place. After the rewriting the source is no longer canonical, so that a
+//! packet cannot be steered twice.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_MARK, PROBE_MARK_MASK};
+use wgxdp_common::client::Local;
 use wgxdp_common::count::{Place, Reason};
-use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::echo::Payload;
+use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Choice, Chooser, DEAD_MIN_UNANSWERED, Flags, SUSPECT_MIN_UNANSWERED, Standing};
 use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::table::{Config, EndpointKey, Order, Path, PeerState, Proof, Tunnel};
 
 use crate::config::{self, Egress};
-use crate::maps::{ENDPOINTS, PATH_COUNTS, PATHS, PEER_STATES, PEERS, PROOFS, field, read, write};
+use crate::maps::{PATH_COUNTS, PATHS, PEER_STATES, PEERS, PROOFS, field, read, write};
 use crate::outcome::{Outcome, add, segments};
-use crate::packet::{ETHERNET, Packet, Transport, parse, skb};
+use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, rewrite, send};
-use crate::{probe, records};
+use crate::{clients, endpoints, probe, records};
 
 /// The anchor has Ethernet headers, whether it is a `dummy` or a `veth`.
 const L3: usize = ETHERNET;
@@ -47,104 +51,268 @@ pub(crate) fn steer(ctx: &TcContext) -> Outcome {
 fn try_steer(ctx: &TcContext) -> Result<Reason, Reason> {
     let config = config::current().ok_or(Reason::NotConfigured)?;
     let packet = parse::<L3>(ctx)?;
-    let canonical = if packet.v4 { config.anchor.v4 } else { config.anchor.v6 };
-    match packet.transport {
-        Transport::Udp { source, destination } => {
-            let tunnel = config::tunnel(config, source).ok_or(Reason::OtherPort)?;
-            if packet.source != canonical {
-                return Err(Reason::ForeignSource);
-            }
-            let key = EndpointKey {
-                endpoint: packet.destination,
-                port: destination,
-                tunnel: source,
-            };
-            // SAFETY: user space replaces entries and never edits them, and a removed peer's packets may go either way.
-            match unsafe { ENDPOINTS.get(key) } {
-                Some(entry) => steer_to_peer(ctx, config, &packet, entry.peer, source),
-                None => fall_back(ctx, config, &packet, tunnel, source, destination),
-            }
-        }
+    let departure = match packet.transport {
+        Transport::Udp(udp) => tunnels(ctx, config, &packet, &udp)?,
         Transport::Echo {
             reply: false,
             ident,
             sequence,
             payload,
-        } => {
-            let mark = skb!(ctx, mark);
-            let ours = mark & PROBE_MARK_MASK == PROBE_MARK
-                && mark & !PROBE_MARK_MASK == payload.path.0
-                && ident == config.anchor.probe_ident
-                && packet.source == canonical;
-            if !ours {
-                return Err(Reason::NotUdp);
-            }
-            let uplink = probe::uplink(payload.path).ok_or(Reason::ProbeNoUplink)?;
-            probe::leaves(payload, sequence).ok_or(Reason::ProbeNoUplink)?;
-            let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
-            let target = Endpoint {
-                address: packet.destination,
-                port: Port(0),
-                reserved: [0; 2],
-            };
-            emit(ctx, &packet, &egress, Port(0), target)?;
-            // The mark has done its work; rules and filters of the operator's need not see it.
-            ctx.set_mark(0);
-            Ok(Reason::Probe)
+        } => probes(ctx, config, &packet, ident, sequence, payload)?,
+        Transport::Echo { .. } => return Err(Reason::NotUdp),
+    };
+    departure.carry_out(ctx, &packet)
+}
+
+/// How a packet leaves, and what is noted of it.
+struct Departure {
+    egress: Egress,
+    /// Our port.
+    port: Port,
+    to: Endpoint,
+    /// The path on which it is counted.
+    path: PathId,
+    /// Whether its peer's traffic is where this packet goes.
+    moves: bool,
+    reason: Reason,
+}
+
+impl Departure {
+    /// Rewrites the packet, sends it out, and takes note.
+    #[inline(always)]
+    fn carry_out(&self, ctx: &TcContext, packet: &Packet) -> Result<Reason, Reason> {
+        let source = Endpoint {
+            address: self.egress.source,
+            port: self.port,
+            reserved: [0; 2],
+        };
+        let ends = Ends {
+            source,
+            destination: self.to,
+            v4: self.egress.v4,
+        };
+        rewrite::<L3>(ctx, packet, &ends)?;
+        send(&self.egress);
+        if self.path.0 != PathId::NONE.0 {
+            count_sent(ctx, self.path, packet.len);
         }
-        Transport::Echo { .. } => Err(Reason::NotUdp),
+        if self.moves {
+            note_active(self.path);
+        }
+        Ok(self.reason)
     }
 }
 
-/// Sends a packet by its peer's best path.
+/// What WireGuard sends.
 #[inline(always)]
-fn steer_to_peer(
+fn tunnels(ctx: &TcContext, config: &Config, packet: &Packet, udp: &Datagram) -> Result<Departure, Reason> {
+    let canonical = if packet.v4 { config.anchor.v4 } else { config.anchor.v6 };
+    if packet.source != canonical {
+        config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
+        // A user-space WireGuard may insist on the address that it was spoken to.
+        clients::local_id(packet.source).ok_or(Reason::ForeignSource)?;
+    }
+    clients::note_session(udp);
+    let key = EndpointKey {
+        endpoint: packet.destination,
+        port: udp.destination,
+        tunnel: udp.source,
+    };
+    match endpoints::find(&key) {
+        Some(endpoint) => to_peer(ctx, config, packet, udp, endpoint.peer),
+        None => {
+            let tunnel = config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
+            to_client(config, packet, udp, tunnel, &key)
+        }
+    }
+}
+
+/// What the prober sends, known by its mark: over the path that it tests.
+#[inline(always)]
+fn probes(
     ctx: &TcContext,
     config: &Config,
     packet: &Packet,
+    ident: u16,
+    sequence: u16,
+    payload: Payload,
+) -> Result<Departure, Reason> {
+    let mark = skb!(ctx, mark);
+    let canonical = if packet.v4 { config.anchor.v4 } else { config.anchor.v6 };
+    let ours = mark & PROBE_MARK_MASK == PROBE_MARK
+        && mark & !PROBE_MARK_MASK == payload.path.0
+        && ident == config.anchor.probe_ident
+        && packet.source == canonical;
+    if !ours {
+        return Err(Reason::NotUdp);
+    }
+    let uplink = probe::uplink(payload.path).ok_or(Reason::ProbeNoUplink)?;
+    probe::leaves(payload, sequence).ok_or(Reason::ProbeNoUplink)?;
+    let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
+    // The mark has done its work; rules and filters of the operator's need not see it.
+    ctx.set_mark(0);
+    Ok(Departure {
+        egress,
+        port: Port(0),
+        to: Endpoint {
+            address: packet.destination,
+            port: Port(0),
+            reserved: [0; 2],
+        },
+        path: PathId::NONE,
+        moves: false,
+        reason: Reason::Probe,
+    })
+}
+
+/// By the peer's best path.
+#[inline(always)]
+fn to_peer(
+    ctx: &TcContext,
+    config: &Config,
+    packet: &Packet,
+    udp: &Datagram,
     peer: PeerId,
-    source: Port,
-) -> Result<Reason, Reason> {
-    let chosen = Chosen(choose(peer.0));
+) -> Result<Departure, Reason> {
+    let len = packet.wire_len(ctx);
+    let chosen = match preferred(peer, len) {
+        Some(path) => Chosen(u64::from(path.0)),
+        None => Chosen(choose(peer.0, len)),
+    };
     if chosen.0 == Chosen::NONE.0 {
         return Err(Reason::NoUplink);
     }
     let path = chosen.path();
-    let path_entry: *mut Path = PATHS.get_ptr_mut(path.0).ok_or(Reason::NotConfigured)?;
+    let entry: *mut Path = PATHS.get_ptr_mut(path.0).ok_or(Reason::NotConfigured)?;
     // SAFETY: a path's endpoint is written before anything refers to the path and not changed while something does.
-    let endpoint = unsafe { (*path_entry).endpoint };
-    let uplink = read(field!(path_entry, uplink));
-    let egress = config::egress(config, uplink, endpoint.address, packet.v4).ok_or(Reason::NoUplink)?;
-    emit(ctx, packet, &egress, source, endpoint)?;
-    count_sent(ctx, path, packet.len);
-    if chosen.is_fail_open() {
-        return Ok(Reason::FailOpen);
-    }
-    note_active(peer, path);
-    Ok(Reason::Steered)
+    let to = unsafe { (*entry).endpoint };
+    let uplink = read(field!(entry, uplink));
+    let egress = config::egress(config, uplink, to.address, to.address.is_v4()).ok_or(Reason::NoUplink)?;
+    Ok(Departure {
+        egress,
+        port: udp.source,
+        to,
+        path,
+        moves: chosen.moves(),
+        reason: chosen.reason(),
+    })
 }
 
-/// A path, and whether it was chosen for want of a live one: one word, as a function of its own can return it.
+/// To somebody without a configured endpoint: a client, where it last spoke; else by the tunnel's first usable uplink.
+#[inline(always)]
+fn to_client(
+    config: &Config,
+    packet: &Packet,
+    udp: &Datagram,
+    tunnel: &Tunnel,
+    key: &EndpointKey,
+) -> Result<Departure, Reason> {
+    let heard = clients::whereabouts(key, udp);
+    let local = heard.and_then(|heard| clients::local(heard.local()));
+    let (uplink, mut egress, reason) = match heard.and_then(|heard| open(config, heard.uplink(), packet)) {
+        Some((uplink, egress)) => (uplink, egress, Reason::Returned),
+        None => {
+            let (uplink, egress) = first_open(config, tunnel, packet).ok_or(Reason::NoUplink)?;
+            let reason = if heard.is_some() {
+                Reason::Diverted
+            } else {
+                Reason::Fallback
+            };
+            (uplink, egress, reason)
+        }
+    };
+    if let Some(local) = local
+        && (local.uplink == uplink.0 || local.uplink == Local::ANY_UPLINK)
+        && local.address.is_v4() == packet.v4
+    {
+        egress.source = local.address;
+    }
+    Ok(Departure {
+        egress,
+        port: udp.source,
+        to: Endpoint {
+            address: packet.destination,
+            port: udp.destination,
+            reserved: [0; 2],
+        },
+        path: PathId::NONE,
+        moves: false,
+        reason,
+    })
+}
+
+/// How a packet leaves by an uplink, if nothing speaks against that.
+#[inline(always)]
+fn open(config: &Config, uplink: UplinkId, packet: &Packet) -> Option<(UplinkId, Egress)> {
+    if config::uplink_flags(uplink).0 != Flags::NONE.0 {
+        return None;
+    }
+    let egress = config::egress(config, uplink, packet.destination, packet.v4)?;
+    Some((uplink, egress))
+}
+
+#[inline(always)]
+fn first_open(config: &Config, tunnel: &Tunnel, packet: &Packet) -> Option<(UplinkId, Egress)> {
+    for place in 0..MAX_UPLINKS {
+        if let Some(open) = open(config, tunnel.fallback(place)?, packet) {
+            return Some(open);
+        }
+    }
+    None
+}
+
+/// The peer's first path, if it is in order: no flag, no latch, large enough, and not so many probes unanswered that it could be dead.
+///
+/// Most packets end here, without a call. The clock, the dearest of all, is not read: silence alone convicts nobody.
+#[inline(always)]
+fn preferred(peer: PeerId, len: u32) -> Option<PathId> {
+    let order = read(field!(PEERS.get_ptr_mut(peer.0)?, order));
+    let path = PathId::new(peer, order.slot(0)?);
+    let entry: *mut Path = PATHS.get_ptr_mut(path.0)?;
+    let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
+    let flags = read(field!(entry, flags)).with(config::uplink_flags(read(field!(entry, uplink))));
+    let in_order = u64::from(flags.0) | read(field!(proof, latched_ns)) == 0
+        && read(field!(proof, unanswered)) < DEAD_MIN_UNANSWERED
+        && len <= read(field!(entry, largest));
+    in_order.then_some(path)
+}
+
+/// A path, and how it was chosen: one word, as a function of its own can return it.
 #[derive(Clone, Copy)]
 struct Chosen(u64);
 
 impl Chosen {
     const NONE: Self = Self(u64::MAX);
+    /// For want of a live one.
     const FAIL_OPEN: u64 = 1 << 32;
+    /// For want of a live one that the packet fits.
+    const OVERSIZE: u64 = 1 << 33;
+    /// Because the packet does not fit a better one.
+    const ASIDE: u64 = 1 << 34;
 
     const fn path(self) -> PathId {
         PathId(self.0 as u32)
     }
 
-    const fn is_fail_open(self) -> bool {
-        self.0 & Self::FAIL_OPEN != 0
+    const fn moves(self) -> bool {
+        self.0 & (Self::FAIL_OPEN | Self::ASIDE) == 0
+    }
+
+    const fn reason(self) -> Reason {
+        if self.0 & Self::FAIL_OPEN != 0 {
+            Reason::FailOpen
+        } else if self.0 & Self::OVERSIZE != 0 {
+            Reason::Oversize
+        } else {
+            Reason::Steered
+        }
     }
 }
 
-/// The path for a peer's packet. A function of its own, so that the verifier walks it once and not once for each way to get here.
+/// The path for a peer's packet of `len` bytes. A function of its own, so that the verifier walks it once and not once for each way to get here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn choose(peer: u32) -> u64 {
+extern "C" fn choose(peer: u32, len: u32) -> u64 {
     let peer = PeerId(peer);
     let Some(entry) = PEERS.get_ptr_mut(peer.0) else {
         return Chosen::NONE.0;
@@ -156,13 +324,14 @@ extern "C" fn choose(peer: u32) -> u64 {
     for place in 0..MAX_PATHS_PER_PEER as u32 {
         let Some(slot) = order.slot(place) else { break };
         let path = PathId::new(peer, slot);
-        let Some((standing, to_latch)) = standing(path) else {
+        let Some((standing, to_latch)) = standing(path, len) else {
             return Chosen::NONE.0;
         };
         latch |= to_latch << place;
         // A suspect path's copy on the next live path will be decided here.
         if chooser.offer(standing).is_some() {
-            chosen = Chosen(u64::from(path.0));
+            let aside = u64::from(chooser.passed_over()) * Chosen::ASIDE;
+            chosen = Chosen(u64::from(path.0) | aside);
             break;
         }
     }
@@ -172,24 +341,23 @@ extern "C" fn choose(peer: u32) -> u64 {
     if chosen.0 != Chosen::NONE.0 {
         return chosen.0;
     }
-    match chooser.fail_open(clock()) {
-        Choice::Live(place) | Choice::Suspect(place) | Choice::FailOpen(place) => {
-            // The verifier does not know that a place is below eight.
-            let Some(slot) = order.slot(place % MAX_PATHS_PER_PEER as u32) else {
-                return Chosen::NONE.0;
-            };
-            u64::from(PathId::new(peer, slot).0) | Chosen::FAIL_OPEN
-        }
-        Choice::None => Chosen::NONE.0,
+    let (place, how) = match chooser.make_do(clock()) {
+        Choice::Live(place) | Choice::Suspect(place) | Choice::FailOpen(place) => (place, Chosen::FAIL_OPEN),
+        Choice::Oversize(place) => (place, Chosen::OVERSIZE),
+        Choice::None => return Chosen::NONE.0,
+    };
+    // The verifier does not know that a place is below eight.
+    match order.slot(place % MAX_PATHS_PER_PEER as u32) {
+        Some(slot) => u64::from(PathId::new(peer, slot).0) | how,
+        None => Chosen::NONE.0,
     }
 }
 
 /// What is known of a path now, and 1 if it was found dead just now and wants to be latched.
 ///
-/// Silence counts only with unanswered probes. Without any, which is most of the time, the path may as well have proven itself this
-/// moment, and the clock, the dearest call of all, is not read.
+/// Silence counts only with unanswered probes. Without any the path may as well have proven itself this moment, and the clock is not read.
 #[inline(always)]
-fn standing(path: PathId) -> Option<(Standing, u64)> {
+fn standing(path: PathId, len: u32) -> Option<(Standing, u64)> {
     let entry: *mut Path = PATHS.get_ptr_mut(path.0)?;
     let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
     let flags = read(field!(entry, flags)).with(config::uplink_flags(read(field!(entry, uplink))));
@@ -204,7 +372,10 @@ fn standing(path: PathId) -> Option<(Standing, u64)> {
         unanswered,
         read(field!(entry, thresholds)),
     );
-    Some((standing, standing.wants_latch()))
+    Some((
+        standing.asked_for(len, read(field!(entry, largest))),
+        standing.wants_latch(),
+    ))
 }
 
 const _: () = assert!(
@@ -247,47 +418,6 @@ fn latch_dead(peer: PeerId, order: Order, latch: u64) {
     }
 }
 
-/// Sends a packet to no known endpoint (a client whose address only WireGuard knows) by the tunnel's first usable uplink.
-#[inline(always)]
-fn fall_back(
-    ctx: &TcContext,
-    config: &Config,
-    packet: &Packet,
-    tunnel: &Tunnel,
-    source: Port,
-    destination: Port,
-) -> Result<Reason, Reason> {
-    for place in 0..MAX_UPLINKS {
-        let Some(uplink) = tunnel.fallback(place) else { break };
-        if config::uplink_flags(uplink).0 != Flags::NONE.0 {
-            continue;
-        }
-        if let Some(egress) = config::egress(config, uplink, packet.destination, packet.v4) {
-            let target = Endpoint {
-                address: packet.destination,
-                port: destination,
-                reserved: [0; 2],
-            };
-            emit(ctx, packet, &egress, source, target)?;
-            return Ok(Reason::Fallback);
-        }
-    }
-    Err(Reason::NoUplink)
-}
-
-/// Rewrites the packet and sends it out.
-#[inline(always)]
-fn emit(ctx: &TcContext, packet: &Packet, egress: &Egress, port: Port, destination: Endpoint) -> Result<(), Reason> {
-    let source = Endpoint {
-        address: egress.source,
-        port,
-        reserved: [0; 2],
-    };
-    rewrite::<L3>(ctx, packet, Ends { source, destination })?;
-    send(egress, packet.v4);
-    Ok(())
-}
-
 /// Counts a packet that left by a path; a super-packet counts as what it will be cut into.
 #[inline(always)]
 fn count_sent(ctx: &TcContext, path: PathId, len: u32) {
@@ -299,8 +429,8 @@ fn count_sent(ctx: &TcContext, path: PathId, len: u32) {
 
 /// Notes which path carries the peer's traffic, and tells when it is another one than before.
 #[inline(always)]
-fn note_active(peer: PeerId, path: PathId) {
-    let Some(state): Option<*mut PeerState> = PEER_STATES.get_ptr_mut(peer.0) else {
+fn note_active(path: PathId) {
+    let Some(state): Option<*mut PeerState> = PEER_STATES.get_ptr_mut(path.peer().0) else {
         return;
     };
     let active = u64::from(path.0) + 1;

@@ -17,7 +17,7 @@
 //! policy = "failover"
 //! protect = "suspect"               # off | suspect; no copies are sent yet, so a warning if it is asked for
 //!
-//! [[tunnel.peer]]                   # peers not listed get their endpoint from WireGuard
+//! [[tunnel.peer]]                   # peers not listed are clients: answered where they last spoke, never probed
 //! public-key = "…base64…"
 //! name = "hq"                       # optional
 //! endpoints = ["198.51.100.1:51820"] # one address family; optional: WireGuard's own endpoint
@@ -77,6 +77,7 @@ pub struct Config {
     tunnels: Vec<Tunnel>,
     detection: Detection,
     metrics: Option<SocketAddr>,
+    probes_unlisted: bool,
     warnings: Vec<Warning>,
 }
 
@@ -143,7 +144,13 @@ impl Config {
         self.metrics
     }
 
-    /// How peers are probed that the file does not list.
+    /// Whether peers are probed that are not listed: the flags cannot list any.
+    #[must_use]
+    pub const fn probes_unlisted(&self) -> bool {
+        self.probes_unlisted
+    }
+
+    /// How peers are probed that are not listed.
     #[must_use]
     pub const fn default_probe(&self) -> Probe {
         Probe {
@@ -250,7 +257,7 @@ pub struct Tunnel {
     pub policy: Policy,
     /// When packets are sent twice. Without effect in this version.
     pub protect: Protect,
-    /// The peers of which the file says something; others get their endpoint from WireGuard and [`Config::default_probe`].
+    /// The peers of which the file says something; others are clients, unless [`Config::probes_unlisted`].
     pub peers: Vec<Peer>,
 }
 

@@ -142,6 +142,7 @@ impl Check {
             tunnels: checked_tunnels,
             detection: draft.detection,
             metrics: draft.metrics,
+            probes_unlisted: self.flags,
             warnings: Vec::new(),
         })
     }

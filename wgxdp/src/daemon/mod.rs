@@ -12,6 +12,7 @@
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 mod cleanup;
+mod locals;
 mod observe;
 mod peers;
 mod plan;
@@ -26,24 +27,25 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
-use wgxdp_common::abi::{DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, PROBE_MARK_MASK};
+use wgxdp_common::abi::{DEFAULT_MAX_CLIENTS, DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, PROBE_MARK_MASK};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::net::Address;
 use wgxdp_common::table;
 
 use crate::clock::monotonic_ns;
 use crate::config::Config;
-use crate::dataplane::{self, Dataplane, Hook, Pins};
+use crate::dataplane::{self, Dataplane, Hook, Pins, Room};
 use crate::engine::{self, Action, Engine, Input};
 use crate::host::anchor::{self, Anchor};
 use crate::host::neighbour::Neighbours;
 use crate::host::netlink::Netlink;
+use crate::host::view::View;
 use crate::host::watch::Watch;
 use crate::host::{self, wireguard};
 use crate::prober::Prober;
 
 pub use cleanup::{CleanUp, clean_up};
-use plan::{PathPlan, PeerPlan, PlanError};
+use plan::{PathPlan, PeerPlan, PlanError, Roster};
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +149,7 @@ pub struct Daemon {
     engine: Engine,
     names: engine::Names,
     max_peers: u32,
+    roster: Roster,
     uplinks: Vec<UplinkRuntime>,
     tunnels: Vec<wireguard::Tunnel>,
     peers: BTreeMap<PeerId, PeerPlan>,
@@ -158,6 +161,8 @@ pub struct Daemon {
 /// What is known before anything is touched.
 struct Survey {
     watch: Watch,
+    view: View,
+    roster: Roster,
     tunnels: Vec<wireguard::Tunnel>,
     plans: BTreeSet<PeerPlan>,
     uplinks: Vec<UplinkRuntime>,
@@ -168,7 +173,8 @@ struct Survey {
 async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
     let (watch, view) = Watch::start(netlink).await?;
     let tunnels = tunnels::read_all(config).await?;
-    let plans = plan::peers(config, &tunnels)?;
+    let roster = plan::roster(config, &tunnels);
+    let plans = plan::peers(config, &tunnels, &roster)?;
     let destinations: BTreeSet<_> = plans.iter().flat_map(PeerPlan::destinations).collect();
     let mut uplinks = Vec::new();
     for (id, uplink) in (0..).map(UplinkId).zip(config.uplinks()) {
@@ -202,6 +208,8 @@ async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
     }
     Ok(Survey {
         watch,
+        view,
+        roster,
         tunnels,
         plans,
         uplinks,
@@ -241,6 +249,8 @@ impl Daemon {
     async fn start(config: Config, netlink: &Netlink, survey: Survey) -> Result<Self, Error> {
         let Survey {
             watch,
+            view,
+            roster,
             tunnels,
             plans,
             uplinks,
@@ -255,11 +265,15 @@ impl Daemon {
             warn!("IPv6 is switched off on this host: only IPv4 endpoints are steered");
         }
         let prober = Prober::open(anchor.v4().into(), anchor.v6().map(Into::into)).map_err(Error::Prober)?;
+        let room = Room {
+            peers: max_peers,
+            clients: DEFAULT_MAX_CLIENTS,
+        };
         #[cfg_attr(
             not(feature = "bpf-log"),
             expect(unused_mut, reason = "the programs' logger takes the object by mutable reference")
         )]
-        let mut dataplane = Dataplane::load(max_peers, Pins::default())?;
+        let mut dataplane = Dataplane::load(room, Pins::default())?;
         #[cfg(feature = "bpf-log")]
         bpf_log::start(dataplane.ebpf());
         // SAFETY: the ring buffer owns its descriptor, which stays open and the same until it is dropped.
@@ -283,6 +297,7 @@ impl Daemon {
             records,
             prober,
             max_peers,
+            roster,
             uplinks,
             tunnels,
             peers: BTreeMap::new(),
@@ -294,6 +309,7 @@ impl Daemon {
         if let Some(listener) = metrics {
             daemon.observed.serve(listener, &tables);
         }
+        daemon.settle_locals(&view)?;
         daemon.install(plans).await?;
         Ok(daemon)
     }
@@ -377,6 +393,9 @@ impl Daemon {
         };
         for (entry, uplink) in config.uplinks.iter_mut().zip(&self.uplinks) {
             *entry = uplink.state.entry;
+            for family in [&mut entry.v4, &mut entry.v6] {
+                family.local = self.dataplane.locals().id(family.address.to_ip());
+            }
         }
         let fallback = plan::fallback(&self.config);
         for (index, (entry, port)) in (0..).zip(config.tunnels.iter_mut().zip(self.ports())) {
@@ -388,6 +407,18 @@ impl Daemon {
             config.tunnel_count = u32::from(index) + 1;
         }
         config
+    }
+
+    /// Has the programs know the host's addresses.
+    fn settle_locals(&mut self, view: &View) -> Result<(), Error> {
+        let left_out = self.dataplane.settle_locals(&locals::of(&self.config, view))?;
+        if let Some(address) = left_out.first() {
+            warn!(
+                "{} of this host's addresses are too many to be told apart, the first is {address}: WireGuard does not hear who speaks to them",
+                left_out.len()
+            );
+        }
+        Ok(())
     }
 
     /// Has the kernel keep every next hop resolved that a packet may be sent to.

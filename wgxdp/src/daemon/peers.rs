@@ -13,7 +13,7 @@ use crate::host::wireguard;
 impl Daemon {
     /// Follows what WireGuard says of its tunnels now.
     pub(super) async fn follow_tunnels(&mut self, tunnels: Vec<wireguard::Tunnel>) -> Result<(), Error> {
-        let plans = match plan::peers(&self.config, &tunnels) {
+        let plans = match plan::peers(&self.config, &tunnels, &self.roster) {
             Ok(plans) => plans,
             Err(e) => {
                 // Somebody is at work there; what runs goes on.
@@ -96,16 +96,19 @@ impl Daemon {
     fn remove_peers(&mut self, gone: &[PeerId]) -> Result<(), Error> {
         for id in gone {
             let Some(plan) = self.peers.remove(id) else { continue };
-            for (key, _) in plan.endpoint_entries(*id) {
-                // An endpoint that leads to somebody else by now stays.
-                if !self
-                    .peers
-                    .iter()
-                    .any(|(id, plan)| plan.endpoint_entries(*id).iter().any(|(k, _)| *k == key))
-                {
-                    self.dataplane.remove_endpoint(&key)?;
-                }
-            }
+            // An endpoint that leads to somebody else by now stays.
+            let keys = plan
+                .endpoint_entries(*id)
+                .into_iter()
+                .map(|(key, _)| key)
+                .filter(|key| {
+                    !self
+                        .peers
+                        .iter()
+                        .any(|(id, plan)| plan.endpoint_entries(*id).iter().any(|(k, _)| k == key))
+                });
+            let keys: Vec<_> = keys.collect();
+            self.dataplane.remove_endpoints(keys)?;
             self.engine.remove_peer(*id);
             self.names.remove_peer(*id);
             self.paths.retain(|path, _| path.peer() != *id);

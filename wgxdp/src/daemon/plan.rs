@@ -70,8 +70,29 @@ pub(super) enum PlanError {
     },
 }
 
-/// Everybody in the tunnels who has an endpoint. Peers without one are served by the fallback until WireGuard learns theirs.
-pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel]) -> Result<BTreeSet<PeerPlan>, PlanError> {
+/// Peers that are probed although no file lists them, by their tunnels' places in the configuration.
+pub(super) type Roster = BTreeSet<(usize, PublicKey)>;
+
+/// Without a file to list them: everybody to whom WireGuard knows the way before anything is touched.
+pub(super) fn roster(config: &Config, tunnels: &[wireguard::Tunnel]) -> Roster {
+    if !config.probes_unlisted() {
+        return Roster::new();
+    }
+    let with_endpoint = |(index, tunnel): (usize, &wireguard::Tunnel)| {
+        let peers = tunnel.peers.iter().filter(|peer| peer.endpoint.is_some());
+        peers
+            .map(move |peer| (index, PublicKey::from(peer.public_key.0)))
+            .collect::<Vec<_>>()
+    };
+    tunnels.iter().enumerate().flat_map(with_endpoint).collect()
+}
+
+/// Everybody who is listed, in the file or the roster, and has an endpoint. All others are clients, which the programs learn.
+pub(super) fn peers(
+    config: &Config,
+    tunnels: &[wireguard::Tunnel],
+    roster: &Roster,
+) -> Result<BTreeSet<PeerPlan>, PlanError> {
     let uplinks: Vec<u32> = config
         .uplinks_by_cost()
         .into_iter()
@@ -96,6 +117,9 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel]) -> Result<BT
         }
         for (key, peer) in found {
             let peer_config = tunnel_config.peer(&key);
+            if peer_config.is_none() && !roster.contains(&(index, key)) {
+                continue;
+            }
             let mut endpoints = peer_config.map(|peer| peer.endpoints.clone()).unwrap_or_default();
             let Some(canonical) = peer.endpoint.or(endpoints.first().copied()) else {
                 continue;
@@ -193,7 +217,8 @@ impl PeerPlan {
             loss_ppm: 0,
             uplink: path.uplink,
             endpoint: path.endpoint.into(),
-            reserved: [0; 20],
+            largest: u32::MAX,
+            reserved: [0; 16],
         };
         (peer, paths.into_iter().map(path).collect())
     }

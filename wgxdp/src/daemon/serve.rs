@@ -209,6 +209,7 @@ impl Daemon {
                 self.uplinks[index].state.flags = Flags::ABSENT;
             }
         }
+        self.settle_locals(&view)?;
         self.publish()?;
         if let Err(e) = self.settle_neighbours().await {
             warn!("{e}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use wgxdp_common::client::LocalId;
 use wgxdp_common::id::UplinkId;
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::Address;
@@ -23,7 +24,7 @@ pub(super) struct Remembered {
 /// An uplink at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
-    /// As the programs see it.
+    /// As the programs see it, but for the ids of its addresses.
     pub(super) entry: Uplink,
     /// What speaks against it.
     pub(super) flags: Flags,
@@ -135,6 +136,7 @@ fn family<A: Copy + Into<IpAddr> + PartialEq>(
     Family {
         address: address.into().into(),
         gateway,
+        local: LocalId::NONE,
     }
 }
 

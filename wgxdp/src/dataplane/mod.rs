@@ -5,6 +5,8 @@
 //! | [`object`] | the object file, its ABI check, loading |
 //! | [`table`] | array maps as memory: one word is one store |
 //! | [`tables`] | every map by name, from a loaded object or from the pins of a running one |
+//! | [`endpoints`] | which endpoint leads to which peer |
+//! | [`clients`] | learned clients and the local addresses that they speak to |
 //! | [`readings`] | the tables as the status and the metrics read them |
 //! | [`pins`] | `/sys/fs/bpf/wgxdp/` |
 //! | [`attach`] | tcx, or clsact where the kernel has no tcx |
@@ -13,19 +15,23 @@
 //! programs are attached.
 
 mod attach;
+mod clients;
+mod endpoints;
 mod object;
 mod pins;
 mod readings;
 mod table;
 mod tables;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError};
-use wgxdp_common::abi::{MAP_CONFIG, MAP_ENDPOINTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::abi::{MAP_CONFIG, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::{
@@ -33,7 +39,9 @@ use wgxdp_common::table::{
 };
 
 pub use attach::{Attachments, Hook, Mechanism};
-pub use object::{OBJECT, load_programs};
+pub use clients::Locals;
+use endpoints::Endpoints;
+pub use object::{OBJECT, Room, load_programs};
 pub use pins::{PIN_ROOT, Pins};
 use table::field;
 pub use tables::Tables;
@@ -76,6 +84,9 @@ pub enum Error {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A map is full.
+    #[error("no room for more {0}")]
+    NoRoom(&'static str),
     /// The object has no such program or map.
     #[error("the BPF object has no {0}")]
     Missing(&'static str),
@@ -109,18 +120,19 @@ pub enum Error {
 pub struct Dataplane {
     ebpf: Ebpf,
     config: Array<MapData, Config>,
-    endpoints: HashMap<MapData, EndpointKey, EndpointRef>,
+    endpoints: Endpoints,
+    locals: Locals,
     tables: Tables,
     attachments: Attachments,
 }
 
 impl Dataplane {
-    /// Loads the programs with room for `max_peers` peers. Nothing is attached or pinned yet.
+    /// Loads the programs with this much room. Nothing is attached or pinned yet.
     ///
     /// # Errors
     /// When the object or the kernel refuses.
-    pub fn load(max_peers: u32, pins: Pins) -> Result<Self, Error> {
-        let mut ebpf = load_programs(max_peers)?;
+    pub fn load(room: Room, pins: Pins) -> Result<Self, Error> {
+        let mut ebpf = load_programs(room)?;
         for program in [PROGRAM_STEER, PROGRAM_RESTORE] {
             classifier(&mut ebpf, program)?.load().map_err(|e| Error::Program {
                 program,
@@ -129,11 +141,13 @@ impl Dataplane {
         }
         let tables = Tables::open(&ebpf)?;
         let config = typed(&ebpf, MAP_CONFIG, Map::Array)?;
-        let endpoints = typed(&ebpf, MAP_ENDPOINTS, Map::HashMap)?;
+        let endpoints = Endpoints::new(&ebpf)?;
+        let locals = Locals::new(&ebpf)?;
         Ok(Self {
             ebpf,
             config,
             endpoints,
+            locals,
             tables,
             attachments: Attachments::new(pins),
         })
@@ -178,30 +192,38 @@ impl Dataplane {
         self.tables.peers.store(id.0, field!(Peer, order), order);
     }
 
-    /// Makes an endpoint lead to a peer.
+    /// Makes an endpoint lead to a peer, whether it led to another before or nowhere.
     ///
     /// # Errors
-    /// When the map is full.
+    /// When the table is full.
     pub fn add_endpoint(&mut self, key: EndpointKey, entry: EndpointRef) -> Result<(), Error> {
-        self.endpoints.insert(key, entry, 0).map_err(|source| Error::Map {
-            map: MAP_ENDPOINTS,
-            source,
-        })
+        self.endpoints.insert(key, entry, grace_period)
     }
 
-    /// Lets an endpoint lead nowhere; no program uses the entry any more on return. An endpoint that led nowhere before is fine.
+    /// Lets endpoints lead nowhere; no program uses them any more on return. An endpoint that led nowhere before is fine.
     ///
     /// # Errors
-    /// When the map cannot be written.
-    pub fn remove_endpoint(&mut self, key: &EndpointKey) -> Result<(), Error> {
-        match self.endpoints.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => grace_period(),
-            Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(Error::Map {
-                map: MAP_ENDPOINTS,
-                source,
-            }),
+    /// When the grace period cannot be waited for.
+    pub fn remove_endpoints(&mut self, keys: impl IntoIterator<Item = EndpointKey>) -> Result<(), Error> {
+        for key in keys {
+            self.endpoints.remove(&key);
         }
+        grace_period()
+    }
+
+    /// The local addresses that tunnel packets may come to.
+    #[must_use]
+    pub fn locals(&self) -> &Locals {
+        &self.locals
+    }
+
+    /// Has the programs know these addresses, each with the uplink whose device has it, and no others. Returns those for which there
+    /// is no room.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn settle_locals(&mut self, wanted: &BTreeMap<IpAddr, Option<UplinkId>>) -> Result<BTreeSet<IpAddr>, Error> {
+        self.locals.settle(wanted)
     }
 
     /// Sets the reasons against an uplink: one write, whatever the number of peers.
@@ -219,6 +241,11 @@ impl Dataplane {
     /// Sets the silence that makes a path suspect and dead.
     pub fn set_thresholds(&self, path: PathId, thresholds: Thresholds) {
         self.tables.paths.store(path.0, field!(Path, thresholds), thresholds);
+    }
+
+    /// Sets the largest packet in bytes, as WireGuard sends it, that fits a path.
+    pub fn set_largest(&self, path: PathId, largest: u32) {
+        self.tables.paths.store(path.0, field!(Path, largest), largest);
     }
 
     /// Notes for `wgxdp status` what the engine thinks of a path.

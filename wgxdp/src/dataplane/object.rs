@@ -3,9 +3,11 @@
 use aya::{Ebpf, EbpfLoader};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use wgxdp_common::abi::{
-    ABI_SYMBOL, ABI_VERSION, MAP_ENDPOINTS, MAP_PATH_COUNTS, MAP_PATHS, MAP_PEER_STATES, MAP_PEERS, MAP_PROBES,
-    MAP_PROOFS, MAX_PATHS_PER_PEER, PROBE_SLOTS,
+    ABI_SYMBOL, ABI_VERSION, BUCKET_MASK_SYMBOL, MAP_BUCKETS, MAP_CLIENTS, MAP_ENDPOINTS, MAP_HANDSHAKES,
+    MAP_PATH_COUNTS, MAP_PATHS, MAP_PEER_STATES, MAP_PEERS, MAP_PROBES, MAP_PROOFS, MAP_SESSIONS, MAX_PATHS_PER_PEER,
+    PROBE_SLOTS, SESSIONS_PER_CLIENT,
 };
+use wgxdp_common::endpoints::buckets;
 
 use super::Error;
 
@@ -29,11 +31,20 @@ fn abi_version(elf: &[u8]) -> object::Result<Option<u32>> {
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes))
 }
 
-/// Creates the maps with room for `max_peers` peers and prepares the programs; none is loaded yet.
+/// How much the maps shall hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Peers.
+    pub peers: u32,
+    /// Learned clients.
+    pub clients: u32,
+}
+
+/// Creates the maps with this much room and prepares the programs; none is loaded yet.
 ///
 /// # Errors
 /// When the object has another ABI, or the kernel refuses the maps.
-pub fn load_programs(max_peers: u32) -> Result<Ebpf, Error> {
+pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
     let found = abi_version(OBJECT)?;
     if found != Some(ABI_VERSION) {
         return Err(Error::Abi {
@@ -41,12 +52,19 @@ pub fn load_programs(max_peers: u32) -> Result<Ebpf, Error> {
             expected: ABI_VERSION,
         });
     }
-    let paths = max_peers * MAX_PATHS_PER_PEER as u32;
+    let paths = room.peers * MAX_PATHS_PER_PEER as u32;
+    let buckets = buckets(paths);
+    let bucket_mask = buckets - 1;
     let mut loader = EbpfLoader::new();
+    loader.override_global(BUCKET_MASK_SYMBOL, &bucket_mask, true);
     for (map, entries) in [
+        (MAP_BUCKETS, buckets),
         (MAP_ENDPOINTS, paths),
-        (MAP_PEERS, max_peers),
-        (MAP_PEER_STATES, max_peers),
+        (MAP_CLIENTS, room.clients),
+        (MAP_HANDSHAKES, room.clients),
+        (MAP_SESSIONS, room.clients.saturating_mul(SESSIONS_PER_CLIENT)),
+        (MAP_PEERS, room.peers),
+        (MAP_PEER_STATES, room.peers),
         (MAP_PATHS, paths),
         (MAP_PROOFS, paths),
         (MAP_PROBES, paths * PROBE_SLOTS),

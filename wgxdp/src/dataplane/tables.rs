@@ -132,8 +132,11 @@ pub(super) trait Source {
 
 impl Source for Ebpf {
     fn open(&self, name: &'static str) -> Result<MapData, Error> {
-        let (Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::RingBuf(data)) =
-            self.map(name).ok_or(Error::Missing(name))?
+        let (Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::RingBuf(data)) = self.map(name).ok_or(Error::Missing(name))?
         else {
             return Err(Error::Missing(name));
         };

@@ -246,9 +246,11 @@ impl Peer {
         let mut offered = self.paths.iter().take(MAX_PATHS_PER_PEER);
         match offered
             .find_map(|path| chooser.offer(path.standing()))
-            .unwrap_or_else(|| chooser.fail_open(0))
+            .unwrap_or_else(|| chooser.make_do(0))
         {
-            Choice::Live(place) | Choice::Suspect(place) => Some(self.paths[place as usize].id),
+            Choice::Live(place) | Choice::Suspect(place) | Choice::Oversize(place) => {
+                Some(self.paths[place as usize].id)
+            }
             Choice::FailOpen(_) | Choice::None => None,
         }
     }

@@ -138,6 +138,7 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::Options
         | Reason::Fragment
         | Reason::Truncated
+        | Reason::NoChecksum
         | Reason::RewriteFailed
         | Reason::NotConfigured => GivenBy::Both,
         Reason::ForeignSource

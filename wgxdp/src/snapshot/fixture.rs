@@ -80,7 +80,8 @@ pub(crate) fn path_entry(uplink: u32, state: PathState) -> table::Path {
         loss_ppm: 0,
         uplink: UplinkId(uplink),
         endpoint: endpoint.into(),
-        reserved: [0; 20],
+        largest: 1500,
+        reserved: [0; 16],
     }
 }
 
@@ -110,6 +111,7 @@ pub(crate) fn family(address: &str, gateway: Option<&str>) -> Family {
     Family {
         address: parse(address),
         gateway: gateway.map_or(Address::UNSPECIFIED, parse),
+        local: wgxdp_common::client::LocalId::NONE,
     }
 }
 

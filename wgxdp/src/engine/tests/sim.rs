@@ -318,8 +318,9 @@ impl Sim {
                 break;
             }
         }
-        let choice = choice.unwrap_or_else(|| chooser.fail_open(now_ns));
-        let (Choice::Live(place) | Choice::Suspect(place) | Choice::FailOpen(place)) = choice else {
+        let choice = choice.unwrap_or_else(|| chooser.make_do(now_ns));
+        let (Choice::Live(place) | Choice::Suspect(place) | Choice::Oversize(place) | Choice::FailOpen(place)) = choice
+        else {
             return;
         };
         let path = paths[place as usize];

@@ -1,0 +1,34 @@
+//! Whose endpoint it is: the look-up in the table of endpoints (`wgxdp_common::endpoints`).
+
+use wgxdp_common::endpoints::{EndpointEntry, WAYS};
+use wgxdp_common::table::{EndpointKey, EndpointRef};
+
+use crate::maps::{BUCKETS, ENDPOINTS, bucket_mask, read};
+
+/// The endpoint, if it is a configured one.
+#[inline(always)]
+pub(crate) fn find(key: &EndpointKey) -> Option<EndpointRef> {
+    let number = number(key)?;
+    // Looked up once more, by a number of which the verifier knows nothing: else it would walk the rest of the program once for each way.
+    let entry: *const EndpointEntry = ENDPOINTS.get_ptr(number - 1)?;
+    // SAFETY: user space writes an entry before a number leads to it, and no more while one does.
+    Some(unsafe { (*entry).endpoint })
+}
+
+#[inline(always)]
+fn number(key: &EndpointKey) -> Option<u32> {
+    let bucket = BUCKETS.get_ptr(key.hash() & bucket_mask())?;
+    for way in 0..WAYS {
+        // SAFETY: inside the bucket.
+        let number = read(unsafe { &raw const (*bucket).0[way] });
+        if number == 0 {
+            continue;
+        }
+        let entry = ENDPOINTS.get_ptr(number - 1)?;
+        // SAFETY: as in `find`.
+        if key.is(unsafe { &(*entry).key }) {
+            return Some(number);
+        }
+    }
+    None
+}
