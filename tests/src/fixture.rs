@@ -15,7 +15,6 @@ use crate::privilege::root_or_skip;
 use crate::progrun::{self, Context, Outcome};
 use wgxdp::dataplane::{Dataplane, Error, Hook, Pins, Room};
 use wgxdp_common::abi::{MAX_UPLINKS, PROBE_MARK};
-use wgxdp_common::client::LocalId;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
@@ -93,11 +92,7 @@ pub fn reply(source: IpAddr, destination: IpAddr, ident: u16, sequence: u16, pay
 }
 
 fn family(address: &str, gateway: &str) -> Family {
-    Family {
-        address: ip(address).into(),
-        gateway: ip(gateway).into(),
-        local: LocalId::NONE,
-    }
+    Family::new(ip(address).into(), ip(gateway).into())
 }
 
 /// The configuration, with these devices for the uplinks; 0 for none.
@@ -125,6 +120,7 @@ pub fn config(a_ifindex: u32, b_ifindex: u32) -> Config {
         link: LinkKind::ETHERNET,
         mtu: 1500,
         id: A,
+        ..Uplink::default()
     };
     let (v4, v6) = (
         family("203.0.113.2", "203.0.113.1"),
@@ -137,6 +133,7 @@ pub fn config(a_ifindex: u32, b_ifindex: u32) -> Config {
         link: LinkKind::ETHERNET,
         mtu: 1500,
         id: B,
+        ..Uplink::default()
     };
     let mut fallback = [Order::NONE; MAX_UPLINKS];
     fallback[..2].copy_from_slice(&[0, 1]);
@@ -158,7 +155,8 @@ fn path(uplink: UplinkId, endpoint: &str) -> Path {
         uplink,
         endpoint: socket(endpoint).into(),
         largest: 1500,
-        reserved: [0; 16],
+        v4: socket(endpoint).is_ipv4().into(),
+        reserved: [0; 12],
     }
 }
 

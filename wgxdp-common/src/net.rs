@@ -51,6 +51,13 @@ impl Address {
         self.0[3]
     }
 
+    /// The same address, if it is known to be an IPv4 one: whoever compiles this knows three of the words, too.
+    #[must_use]
+    #[inline(always)]
+    pub const fn as_v4(self) -> Self {
+        Self::from_v4_word(self.v4_word())
+    }
+
     /// Whether this is an IPv4 address.
     #[must_use]
     #[inline(always)]
@@ -122,6 +129,16 @@ impl From<SocketAddr> for Endpoint {
 }
 
 impl Endpoint {
+    /// See [`Address::as_v4`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn as_v4(self) -> Self {
+        Self {
+            address: self.address.as_v4(),
+            ..self
+        }
+    }
+
     /// As the standard library's type.
     #[must_use]
     pub fn to_socket(self) -> SocketAddr {

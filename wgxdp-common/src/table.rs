@@ -63,16 +63,50 @@ impl LinkKind {
     pub const IP: Self = Self(2);
 }
 
-/// An uplink's side of one address family; unspecified addresses mean that it does not have it.
+/// An uplink's side of one address family.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Family {
     /// The source address of what leaves by this uplink.
     pub address: Address,
-    /// The next hop; unspecified where the destination is on the link.
+    /// The next hop.
     pub gateway: Address,
     /// `address` among the host's local addresses.
     pub local: LocalId,
+    /// Which of the two it has.
+    pub has: Has,
+}
+
+/// Which addresses an uplink has in a family: so that a program need not look at all words of an address to see that there is none.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Has(pub u32);
+
+impl Has {
+    /// The family is not to be used.
+    pub const NOTHING: Self = Self(0);
+    /// A source address; every destination is on the link.
+    pub const ADDRESS: Self = Self(1);
+    /// A source address and a gateway.
+    pub const GATEWAY: Self = Self(3);
+}
+
+impl Family {
+    /// From addresses, of which unspecified ones mean that there is none. The local id is still to be set.
+    #[must_use]
+    pub const fn new(address: Address, gateway: Address) -> Self {
+        let has = match (address.is_unspecified(), gateway.is_unspecified()) {
+            (true, _) => Has::NOTHING,
+            (false, true) => Has::ADDRESS,
+            (false, false) => Has::GATEWAY,
+        };
+        Self {
+            address,
+            gateway,
+            local: LocalId::NONE,
+            has,
+        }
+    }
 }
 
 /// One local interface that can carry tunnel packets.
@@ -91,6 +125,8 @@ pub struct Uplink {
     pub mtu: u32,
     /// The uplink's own [`UplinkId`]: a program that found the entry by searching reads here which one it is, and the verifier forgets the search.
     pub id: UplinkId,
+    /// Always zero: 128 bytes, so that finding an entry is a shift.
+    pub reserved: [u32; 8],
 }
 
 /// The virtual device `wgxdp0` that WireGuard's outer packets are routed to.
@@ -269,8 +305,10 @@ pub struct Path {
     pub endpoint: Endpoint,
     /// The largest IP packet in bytes, as WireGuard sends it (in the family of the peer's canonical endpoint), that fits the path.
     pub largest: u32,
+    /// 1 if the endpoint is IPv4, else 0.
+    pub v4: u32,
     /// Always zero.
-    pub reserved: [u8; 16],
+    pub reserved: [u8; 12],
 }
 
 /// What the kernel knows of a path's health, in a cache line of its own. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
@@ -335,16 +373,16 @@ pub enum PathState {
     Drained = 4,
 }
 
-layout!(Family, 36, { address @ 0, gateway @ 16, local @ 32 });
-layout!(Uplink, 88, { v4 @ 0, v6 @ 36, ifindex @ 72, link @ 76, mtu @ 80, id @ 84 });
+layout!(Family, 40, { address @ 0, gateway @ 16, local @ 32, has @ 36 });
+layout!(Uplink, 128, { v4 @ 0, v6 @ 40, ifindex @ 80, link @ 84, mtu @ 88, id @ 92, reserved @ 96 });
 layout!(Anchor, 44, { v4 @ 0, v6 @ 16, ifindex @ 32, mac @ 36, probe_ident @ 42 });
 layout!(Tunnel, 20, { port @ 0, index @ 2, fallback @ 4 });
-layout!(Config, 44 + 88 * 16 + 20 * 16 + 8, { anchor @ 0, uplinks @ 44, tunnels @ 1452, uplink_count @ 1772, tunnel_count @ 1776 });
+layout!(Config, 44 + 128 * 16 + 20 * 16 + 8, { anchor @ 0, uplinks @ 44, tunnels @ 2092, uplink_count @ 2412, tunnel_count @ 2416 });
 layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
 layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
-layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, reserved @ 48 });
+layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, reserved @ 52 });
 layout!(Proof, 64, {
     proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, reserved @ 56
 });
@@ -355,6 +393,7 @@ const _: () = assert!(MAX_PATHS_PER_PEER == size_of::<Order>(), "an order is one
 pod!(
     Order,
     Config,
+    Has,
     Uplink,
     Anchor,
     Tunnel,

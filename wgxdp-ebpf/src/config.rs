@@ -3,7 +3,7 @@
 use wgxdp_common::id::UplinkId;
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::{Address, Port};
-use wgxdp_common::table::{Config, Tunnel, Uplink};
+use wgxdp_common::table::{Config, Has, Tunnel, Uplink};
 
 use crate::maps::{CONFIG, GENERATION, UPLINK_FLAGS, field, read};
 
@@ -62,18 +62,19 @@ pub(crate) struct Egress {
 pub(crate) fn egress(config: &Config, id: UplinkId, destination: Address, v4: bool) -> Option<Egress> {
     let uplink = entry(&config.uplinks, id.0 as usize);
     let family = if v4 { &uplink.v4 } else { &uplink.v6 };
-    if uplink.ifindex == 0 || family.address.is_unspecified() {
+    if uplink.ifindex == 0 || family.has.0 == Has::NOTHING.0 {
         return None;
     }
-    let next_hop = if family.gateway.is_unspecified() {
-        destination
-    } else {
+    let next_hop = if family.has.0 == Has::GATEWAY.0 {
         family.gateway
+    } else {
+        destination
     };
+    let source = family.address;
     Some(Egress {
         ifindex: uplink.ifindex,
-        source: family.address,
-        next_hop,
+        source: if v4 { source.as_v4() } else { source },
+        next_hop: if v4 { next_hop.as_v4() } else { next_hop },
         v4,
     })
 }

@@ -57,8 +57,8 @@ pub(crate) struct Ipv6 {
     pub(crate) destination: [u32; 4],
 }
 
-/// RFC 768.
-#[repr(C)]
+/// RFC 768. Aligned as the headers before it, so that it is read in two words.
+#[repr(C, align(4))]
 #[derive(Clone, Copy)]
 pub(crate) struct Udp {
     pub(crate) source: u16,
@@ -195,20 +195,28 @@ impl Packet {
     }
 }
 
-/// Parses the packet whose IP header is at `L3`, pulling its headers into the directly accessible part if they are not there.
+/// Which family's packet this is; `None` for neither.
 #[inline(always)]
-pub(crate) fn parse<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
+pub(crate) fn is_v4(ctx: &TcContext) -> Option<bool> {
     match skb!(ctx, protocol) {
-        PROTOCOL_V4 => match parse_v4::<L3>(ctx) {
-            Err(Reason::Truncated) if pull::<L3>(ctx) => parse_v4::<L3>(ctx),
-            parsed => parsed,
-        },
-        PROTOCOL_V6 => match parse_v6::<L3>(ctx) {
-            Err(Reason::Truncated) if pull::<L3>(ctx) => parse_v6::<L3>(ctx),
-            parsed => parsed,
-        },
-        _ => Err(Reason::NotIp),
+        PROTOCOL_V4 => Some(true),
+        PROTOCOL_V6 => Some(false),
+        _ => None,
     }
+}
+
+/// Parses the packet of this family whose IP header is at `L3`, pulling its headers into the directly accessible part if they are not there.
+#[inline(always)]
+pub(crate) fn parse<const L3: usize, const V4: bool>(ctx: &TcContext) -> Result<Packet, Reason> {
+    match parse_accessible::<L3, V4>(ctx) {
+        Err(Reason::Truncated) if pull::<L3>(ctx) => parse_accessible::<L3, V4>(ctx),
+        parsed => parsed,
+    }
+}
+
+#[inline(always)]
+fn parse_accessible<const L3: usize, const V4: bool>(ctx: &TcContext) -> Result<Packet, Reason> {
+    if V4 { parse_v4::<L3>(ctx) } else { parse_v6::<L3>(ctx) }
 }
 
 /// Makes more of the packet directly accessible; whether there was more.

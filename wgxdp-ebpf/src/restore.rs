@@ -22,7 +22,7 @@ use crate::maps::{PATH_COUNTS, PEERS, field};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, receive, rewrite};
-use crate::{clients, config, endpoints, probe};
+use crate::{clients, config, endpoints, packet, probe};
 
 /// `__sk_buff::pkt_type` of a frame for somebody else's link-layer address (linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
@@ -42,10 +42,13 @@ pub(crate) fn restore(ctx: &TcContext) -> Outcome {
             reason: Reason::NotConfigured,
         };
     };
-    let restored = if uplink.link == LinkKind::IP {
-        try_restore::<0>(ctx, config, id, uplink)
-    } else {
-        try_restore::<ETHERNET>(ctx, config, id, uplink)
+    // Once for each kind of link and for each family, so that the compiler knows what is always the same.
+    let restored = match (uplink.link == LinkKind::IP, packet::is_v4(ctx)) {
+        (true, Some(true)) => try_restore::<0, true>(ctx, config, id, uplink),
+        (true, Some(false)) => try_restore::<0, false>(ctx, config, id, uplink),
+        (false, Some(true)) => try_restore::<ETHERNET, true>(ctx, config, id, uplink),
+        (false, Some(false)) => try_restore::<ETHERNET, false>(ctx, config, id, uplink),
+        (_, None) => Err(Reason::NotIp),
     };
     let reason = match restored {
         Ok(reason) | Err(reason) => reason,
@@ -57,7 +60,7 @@ pub(crate) fn restore(ctx: &TcContext) -> Outcome {
 }
 
 #[inline(always)]
-fn try_restore<const L3: usize>(
+fn try_restore<const L3: usize, const V4: bool>(
     ctx: &TcContext,
     config: &Config,
     id: UplinkId,
@@ -66,7 +69,7 @@ fn try_restore<const L3: usize>(
     if skb!(ctx, pkt_type) == PACKET_OTHERHOST || skb!(ctx, vlan_present) != 0 {
         return Err(Reason::OtherHost);
     }
-    let packet = parse::<L3>(ctx)?;
+    let packet = parse::<L3, V4>(ctx)?;
     let family = if packet.v4 { &uplink.v4 } else { &uplink.v6 };
     match packet.transport {
         Transport::Udp(udp) => {

@@ -30,7 +30,7 @@ use crate::maps::{PATH_COUNTS, PATHS, PEER_STATES, PEERS, PROOFS, field, read, w
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, rewrite, send};
-use crate::{clients, endpoints, probe, records};
+use crate::{clients, endpoints, packet, probe, records};
 
 /// The anchor has Ethernet headers, whether it is a `dummy` or a `veth`.
 const L3: usize = ETHERNET;
@@ -50,18 +50,27 @@ pub(crate) fn steer(ctx: &TcContext) -> Outcome {
 #[inline(always)]
 fn try_steer(ctx: &TcContext) -> Result<Reason, Reason> {
     let config = config::current().ok_or(Reason::NotConfigured)?;
-    let packet = parse::<L3>(ctx)?;
-    let departure = match packet.transport {
-        Transport::Udp(udp) => tunnels(ctx, config, &packet, &udp)?,
+    // Once for each family, so that the compiler knows which words of an address are always the same.
+    if packet::is_v4(ctx).ok_or(Reason::NotIp)? {
+        depart::<true>(ctx, config)
+    } else {
+        depart::<false>(ctx, config)
+    }
+}
+
+#[inline(always)]
+fn depart<const V4: bool>(ctx: &TcContext, config: &Config) -> Result<Reason, Reason> {
+    let packet = parse::<L3, V4>(ctx)?;
+    match packet.transport {
+        Transport::Udp(udp) => tunnels(ctx, config, &packet, &udp),
         Transport::Echo {
             reply: false,
             ident,
             sequence,
             payload,
-        } => probes(ctx, config, &packet, ident, sequence, payload)?,
-        Transport::Echo { .. } => return Err(Reason::NotUdp),
-    };
-    departure.carry_out(ctx, &packet)
+        } => probes(ctx, config, &packet, ident, sequence, payload)?.carry_out(ctx, &packet),
+        Transport::Echo { .. } => Err(Reason::NotUdp),
+    }
 }
 
 /// How a packet leaves, and what is noted of it.
@@ -105,7 +114,7 @@ impl Departure {
 
 /// What WireGuard sends.
 #[inline(always)]
-fn tunnels(ctx: &TcContext, config: &Config, packet: &Packet, udp: &Datagram) -> Result<Departure, Reason> {
+fn tunnels(ctx: &TcContext, config: &Config, packet: &Packet, udp: &Datagram) -> Result<Reason, Reason> {
     let canonical = if packet.v4 { config.anchor.v4 } else { config.anchor.v6 };
     if packet.source != canonical {
         config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
@@ -122,7 +131,7 @@ fn tunnels(ctx: &TcContext, config: &Config, packet: &Packet, udp: &Datagram) ->
         Some(endpoint) => to_peer(ctx, config, packet, udp, endpoint.peer),
         None => {
             let tunnel = config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
-            to_client(config, packet, udp, tunnel, &key)
+            to_client(config, packet, udp, tunnel, &key)?.carry_out(ctx, packet)
         }
     }
 }
@@ -167,35 +176,67 @@ fn probes(
 
 /// By the peer's best path.
 #[inline(always)]
-fn to_peer(
+fn to_peer(ctx: &TcContext, config: &Config, packet: &Packet, udp: &Datagram, peer: PeerId) -> Result<Reason, Reason> {
+    let (chosen, entry) = match preferred(ctx, packet, peer) {
+        Some((path, entry)) => (Chosen(u64::from(path.0)), entry),
+        None => {
+            let chosen = Chosen(choose(peer.0, packet.wire_len(ctx)));
+            if chosen.0 == Chosen::NONE.0 {
+                return Err(Reason::NoUplink);
+            }
+            let entry = PATHS.get_ptr_mut(chosen.path().0).ok_or(Reason::NotConfigured)?;
+            (chosen, entry)
+        }
+    };
+    let uplink = read(field!(entry, uplink));
+    // SAFETY: a path's endpoint and its family are written before anything refers to the path and not changed while something does.
+    let (to, v4) = unsafe { ((*entry).endpoint, (*entry).v4 != 0) };
+    // The compiler knows the packet's family here, and now the path's.
+    let egress = match (packet.v4, v4) {
+        (true, true) => {
+            return leave(
+                ctx,
+                packet,
+                udp,
+                chosen,
+                to.as_v4(),
+                config::egress(config, uplink, to.address, true),
+            );
+        }
+        (false, false) => {
+            return leave(
+                ctx,
+                packet,
+                udp,
+                chosen,
+                to,
+                config::egress(config, uplink, to.address, false),
+            );
+        }
+        (_, v4) => config::egress(config, uplink, to.address, v4),
+    };
+    leave(ctx, packet, udp, chosen, to, egress)
+}
+
+/// By the path that was chosen.
+#[inline(always)]
+fn leave(
     ctx: &TcContext,
-    config: &Config,
     packet: &Packet,
     udp: &Datagram,
-    peer: PeerId,
-) -> Result<Departure, Reason> {
-    let len = packet.wire_len(ctx);
-    let chosen = match preferred(peer, len) {
-        Some(path) => Chosen(u64::from(path.0)),
-        None => Chosen(choose(peer.0, len)),
-    };
-    if chosen.0 == Chosen::NONE.0 {
-        return Err(Reason::NoUplink);
-    }
-    let path = chosen.path();
-    let entry: *mut Path = PATHS.get_ptr_mut(path.0).ok_or(Reason::NotConfigured)?;
-    // SAFETY: a path's endpoint is written before anything refers to the path and not changed while something does.
-    let to = unsafe { (*entry).endpoint };
-    let uplink = read(field!(entry, uplink));
-    let egress = config::egress(config, uplink, to.address, to.address.is_v4()).ok_or(Reason::NoUplink)?;
-    Ok(Departure {
-        egress,
+    chosen: Chosen,
+    to: Endpoint,
+    egress: Option<Egress>,
+) -> Result<Reason, Reason> {
+    let departure = Departure {
+        egress: egress.ok_or(Reason::NoUplink)?,
         port: udp.source,
         to,
-        path,
+        path: chosen.path(),
         moves: chosen.moves(),
         reason: chosen.reason(),
-    })
+    };
+    departure.carry_out(ctx, packet)
 }
 
 /// To somebody without a configured endpoint: a client, where it last spoke; else by the tunnel's first usable uplink.
@@ -265,16 +306,17 @@ fn first_open(config: &Config, tunnel: &Tunnel, packet: &Packet) -> Option<(Upli
 ///
 /// Most packets end here, without a call. The clock, the dearest of all, is not read: silence alone convicts nobody.
 #[inline(always)]
-fn preferred(peer: PeerId, len: u32) -> Option<PathId> {
+fn preferred(ctx: &TcContext, packet: &Packet, peer: PeerId) -> Option<(PathId, *mut Path)> {
     let order = read(field!(PEERS.get_ptr_mut(peer.0)?, order));
     let path = PathId::new(peer, order.slot(0)?);
     let entry: *mut Path = PATHS.get_ptr_mut(path.0)?;
     let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
     let flags = read(field!(entry, flags)).with(config::uplink_flags(read(field!(entry, uplink))));
+    let largest = read(field!(entry, largest));
     let in_order = u64::from(flags.0) | read(field!(proof, latched_ns)) == 0
         && read(field!(proof, unanswered)) < DEAD_MIN_UNANSWERED
-        && len <= read(field!(entry, largest));
-    in_order.then_some(path)
+        && (packet.len <= largest || packet.wire_len(ctx) <= largest);
+    in_order.then_some((path, entry))
 }
 
 /// A path, and how it was chosen: one word, as a function of its own can return it.

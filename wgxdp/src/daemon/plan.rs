@@ -218,7 +218,8 @@ impl PeerPlan {
             uplink: path.uplink,
             endpoint: path.endpoint.into(),
             largest: u32::MAX,
-            reserved: [0; 16],
+            v4: path.endpoint.is_ipv4().into(),
+            reserved: [0; 12],
         };
         (peer, paths.into_iter().map(path).collect())
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wgxdp_common::client::LocalId;
 use wgxdp_common::id::UplinkId;
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::Address;
@@ -65,6 +64,7 @@ impl State {
             link: link.kind,
             mtu: link.mtu,
             id,
+            ..Uplink::default()
         };
         let mut flags = link_flags(link.admin_up, link.carrier);
         if v4.address.is_unspecified() && v6.address.is_unspecified() {
@@ -133,11 +133,7 @@ fn family<A: Copy + Into<IpAddr> + PartialEq>(
         GatewayChoice::Via(gateway) => Some(gateway),
     };
     let gateway = gateway.map_or(Address::UNSPECIFIED, |gateway| gateway.into().into());
-    Family {
-        address: address.into().into(),
-        gateway,
-        local: LocalId::NONE,
-    }
+    Family::new(address.into().into(), gateway)
 }
 
 /// The first of a device's usable addresses, for messages.

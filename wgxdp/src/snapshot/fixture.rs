@@ -81,7 +81,8 @@ pub(crate) fn path_entry(uplink: u32, state: PathState) -> table::Path {
         uplink: UplinkId(uplink),
         endpoint: endpoint.into(),
         largest: 1500,
-        reserved: [0; 16],
+        v4: 1,
+        reserved: [0; 12],
     }
 }
 
@@ -108,11 +109,7 @@ pub(crate) fn old_proof() -> table::Proof {
 
 pub(crate) fn family(address: &str, gateway: Option<&str>) -> Family {
     let parse = |text: &str| Address::from(text.parse::<IpAddr>().expect("an address"));
-    Family {
-        address: parse(address),
-        gateway: gateway.map_or(Address::UNSPECIFIED, parse),
-        local: wgxdp_common::client::LocalId::NONE,
-    }
+    Family::new(parse(address), gateway.map_or(Address::UNSPECIFIED, parse))
 }
 
 pub(crate) fn device(v4: Family, v6: Family) -> table::Uplink {
@@ -123,6 +120,7 @@ pub(crate) fn device(v4: Family, v6: Family) -> table::Uplink {
         link: LinkKind::ETHERNET,
         mtu: 1500,
         id: UplinkId(0),
+        ..table::Uplink::default()
     }
 }
 
