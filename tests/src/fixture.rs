@@ -4,7 +4,10 @@
 //! ```text
 //!   isp-a  loopback (ifindex 1)   192.0.2.2      2001:db8:a::2    gateways .1 / ::1
 //!   isp-b  loopback, too          203.0.113.2    2001:db8:b::2
-//!   hub    198.51.100.1:51820 (canonical), 198.51.100.2:443 ; peer 1: [2001:db8:c::1]:51820
+//!   peer 0   198.51.100.1:51820 (canonical), 198.51.100.2:443
+//!   peer 1   [2001:db8:c::1]:51820
+//!   peer 2   198.51.100.33:51820 (canonical), preferred [2001:db8:c::33]:443
+//!   peer 3   [2001:db8:c::34]:51820 (canonical), preferred 198.51.100.34:443
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,10 +18,12 @@ use crate::privilege::root_or_skip;
 use crate::progrun::{self, Context, Outcome};
 use wgxdp::dataplane::{Dataplane, Error, Hook, Pins, Room};
 use wgxdp_common::abi::{MAX_UPLINKS, PROBE_MARK};
+use wgxdp_common::client::LocalId;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
+use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
-use wgxdp_common::liveness::{Flags, Thresholds};
+use wgxdp_common::liveness::Thresholds;
 use wgxdp_common::net::Endpoint;
 use wgxdp_common::table::{
     Anchor, Config, EndpointKey, EndpointRef, Family, LinkKind, Order, Path, Peer, Tunnel, Uplink,
@@ -42,6 +47,14 @@ pub const B: UplinkId = UplinkId(1);
 pub const V4_PEER: PeerId = PeerId(0);
 /// See [`V4_PEER`].
 pub const V6_PEER: PeerId = PeerId(1);
+/// Peers whose preferred endpoint is of the other family than the canonical one: this one's canonical endpoint is IPv4.
+pub const TO_V6_PEER: PeerId = PeerId(2);
+/// See [`TO_V6_PEER`]: this one's is IPv6.
+pub const TO_V4_PEER: PeerId = PeerId(3);
+/// The endpoints of [`TO_V6_PEER`], the canonical one first.
+pub const TO_V6: [&str; 2] = ["198.51.100.33:51820", "[2001:db8:c::33]:443"];
+/// The endpoints of [`TO_V4_PEER`], the canonical one first.
+pub const TO_V4: [&str; 2] = ["[2001:db8:c::34]:51820", "198.51.100.34:443"];
 /// The IPv4 peer's canonical endpoint.
 pub const HUB: &str = "198.51.100.1:51820";
 /// The IPv4 peer's other endpoint.
@@ -92,7 +105,9 @@ pub fn reply(source: IpAddr, destination: IpAddr, ident: u16, sequence: u16, pay
 }
 
 fn family(address: &str, gateway: &str) -> Family {
-    Family::new(ip(address).into(), ip(gateway).into())
+    let address = ip(address);
+    let anchor = ip(if address.is_ipv4() { ANCHOR_V4 } else { ANCHOR_V6 });
+    Family::new(address.into(), ip(gateway).into()).placed(anchor.into(), LocalId::NONE)
 }
 
 /// The configuration, with these devices for the uplinks; 0 for none.
@@ -146,17 +161,12 @@ pub fn config(a_ifindex: u32, b_ifindex: u32) -> Config {
 }
 
 /// A path over `uplink` to `endpoint`, suspect after 30 ms and dead after 60 ms.
-fn path(uplink: UplinkId, endpoint: &str) -> Path {
+fn path(uplink: UplinkId, endpoint: &str, canonical: &str) -> Path {
+    let canonical = socket(canonical).ip().into();
     Path {
         thresholds: Thresholds::new(30_000, 60_000),
-        flags: Flags::NONE,
-        state: 0,
-        loss_ppm: 0,
-        uplink,
-        endpoint: socket(endpoint).into(),
         largest: 1500,
-        v4: socket(endpoint).is_ipv4().into(),
-        reserved: [0; 12],
+        ..Path::new(uplink, socket(endpoint).into(), canonical)
     }
 }
 
@@ -180,15 +190,19 @@ impl Fixture {
         };
         let mut dataplane = Dataplane::load(room, Pins::default())?;
         dataplane.publish(config)?;
-        let v4_paths = vec![path(A, HUB), path(B, HUB), path(A, HUB_SECOND)];
-        let v6_paths = vec![path(A, HUB_V6), path(B, HUB_V6)];
+        let v4_paths = vec![path(A, HUB, HUB), path(B, HUB, HUB), path(A, HUB_SECOND, HUB)];
+        let v6_paths = vec![path(A, HUB_V6, HUB_V6), path(B, HUB_V6, HUB_V6)];
+        let translated =
+            |[canonical, preferred]: [&str; 2]| vec![path(A, preferred, canonical), path(B, canonical, canonical)];
         let peers = [
             (V4_PEER, vec![HUB, HUB_SECOND], v4_paths),
             (V6_PEER, vec![HUB_V6], v6_paths),
+            (TO_V6_PEER, TO_V6.to_vec(), translated(TO_V6)),
+            (TO_V4_PEER, TO_V4.to_vec(), translated(TO_V4)),
         ];
         for (id, endpoints, paths) in peers {
             let order = Order::from_slots(0..paths.len() as u32);
-            let canonical = socket(endpoints[0]).into();
+            let canonical: Endpoint = socket(endpoints[0]).into();
             dataplane.describe_peer(
                 id,
                 &Peer {
@@ -209,7 +223,7 @@ impl Fixture {
                 let entry = leading.fold(EndpointRef::new(id), |entry, (slot, path)| {
                     entry.with_path(path.uplink, slot)
                 });
-                dataplane.add_endpoint(key, entry)?;
+                dataplane.add_endpoint(&EndpointEntry::new(key, entry, canonical.address))?;
             }
             for slot in 0..paths.len() as u32 {
                 dataplane.credit(PathId::new(id, slot), now_ns());

@@ -23,6 +23,9 @@ pub struct Frame {
     fragment: u16,
     options: bool,
     zero_checksum: bool,
+    traffic_class: u8,
+    hop_limit: u8,
+    identification: u16,
 }
 
 impl Frame {
@@ -36,6 +39,16 @@ impl Frame {
         transport.extend([0, 0]);
         transport.extend(payload);
         Self::new(source.ip(), destination.ip(), 17, transport, Some((6, true)))
+    }
+
+    /// A WireGuard message of this type with the words behind it, `len` bytes long.
+    #[must_use]
+    pub fn message(source: SocketAddr, destination: SocketAddr, kind: u8, words: [u32; 2], len: usize) -> Self {
+        let mut message = vec![0xa5; len];
+        message[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        message[4..8].copy_from_slice(&words[0].to_ne_bytes());
+        message[8..12].copy_from_slice(&words[1].to_ne_bytes());
+        Self::udp(source, destination, &message)
     }
 
     /// A WireGuard data message (type 4) of 32 bytes.
@@ -86,6 +99,9 @@ impl Frame {
             fragment: 0,
             options: false,
             zero_checksum: false,
+            traffic_class: 0,
+            hop_limit: 64,
+            identification: 0x1234,
         }
     }
 
@@ -107,6 +123,20 @@ impl Frame {
     #[must_use]
     pub fn options(mut self) -> Self {
         self.options = true;
+        self
+    }
+
+    /// With this traffic class (IPv4: type of service) and hop limit (IPv4: time to live).
+    #[must_use]
+    pub fn class_and_hops(mut self, traffic_class: u8, hop_limit: u8) -> Self {
+        (self.traffic_class, self.hop_limit) = (traffic_class, hop_limit);
+        self
+    }
+
+    /// IPv4: with this identification.
+    #[must_use]
+    pub fn identification(mut self, identification: u16) -> Self {
+        self.identification = identification;
         self
     }
 
@@ -150,11 +180,11 @@ impl Frame {
 
     fn build_v4(&self, frame: &mut Vec<u8>, transport: &[u8]) {
         let header_len = if self.options { 24 } else { 20 };
-        let mut ip = vec![0x40 | (header_len / 4) as u8, 0];
+        let mut ip = vec![0x40 | (header_len / 4) as u8, self.traffic_class];
         ip.extend(((header_len + transport.len()) as u16).to_be_bytes());
-        ip.extend([0x12, 0x34]);
+        ip.extend(self.identification.to_be_bytes());
         ip.extend(self.fragment.to_be_bytes());
-        ip.extend([64, self.protocol, 0, 0]);
+        ip.extend([self.hop_limit, self.protocol, 0, 0]);
         ip.extend(octets(self.source));
         ip.extend(octets(self.destination));
         if self.options {
@@ -178,9 +208,10 @@ impl Frame {
             extensions = [&[next, 0, 1, 4, 0, 0, 0, 0], &extensions[..]].concat();
             next = 60;
         }
-        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        let [first, second, ..] = (6 << 28 | u32::from(self.traffic_class) << 20).to_be_bytes();
+        frame.extend([0x86, 0xdd, first, second, 0, 0]);
         frame.extend(((extensions.len() + transport.len()) as u16).to_be_bytes());
-        frame.extend([next, 64]);
+        frame.extend([next, self.hop_limit]);
         frame.extend(octets(self.source));
         frame.extend(octets(self.destination));
         frame.extend(extensions);

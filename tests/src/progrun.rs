@@ -13,6 +13,8 @@ const CHECKSUM_COMPLETE: u32 = 1 << 2;
 /// Places of fields in `struct __sk_buff`, all of which are `__u32` (linux/bpf.h).
 const SK_BUFF_MARK: usize = 2;
 const SK_BUFF_IFINDEX: usize = 10;
+const SK_BUFF_GSO_SEGS: usize = 41;
+const SK_BUFF_GSO_SIZE: usize = 44;
 
 /// What the program sees besides the packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct Context {
     pub mark: u32,
     /// Ask for CHECKSUM_COMPLETE.
     pub checksum_complete: bool,
+    /// Of a super-packet: how many packets it stands for, and bytes of UDP payload in each but the last. 0 for others.
+    pub gso: (u32, u32),
 }
 
 /// What came of it.
@@ -44,9 +48,10 @@ pub struct Outcome {
 /// What `bpf(2)` says; EBADMSG when CHECKSUM_COMPLETE was asked for and does not hold afterwards.
 pub fn run(program: impl AsFd, packet: &[u8], context: Context, repeat: u32) -> io::Result<Outcome> {
     let mut output = vec![0; packet.len() + 64];
-    let mut skb = [0_u32; SK_BUFF_IFINDEX + 1];
+    let mut skb = [0_u32; SK_BUFF_GSO_SIZE + 1];
     skb[SK_BUFF_MARK] = context.mark;
     skb[SK_BUFF_IFINDEX] = context.ifindex;
+    (skb[SK_BUFF_GSO_SEGS], skb[SK_BUFF_GSO_SIZE]) = context.gso;
     let mut skb_out = [0_u32; 64];
 
     // SAFETY: plain integers; the kernel wants unused fields zero.

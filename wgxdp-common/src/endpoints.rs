@@ -8,6 +8,7 @@
 //! An entry is written before a number leads to it and reused only after a grace period, and a number is one aligned word. So a
 //! reader finds the old entry or the new one, or none, but no mixture. Its keys are configured ones: no stranger can crowd a bucket.
 
+use crate::checksum::Difference;
 use crate::net::{Address, Port};
 use crate::table::{EndpointKey, EndpointRef};
 use crate::{layout, pod};
@@ -26,8 +27,8 @@ pub struct Bucket(pub [u32; WAYS]);
 pub struct EndpointEntry {
     /// Which.
     pub key: EndpointKey,
-    /// Always zero.
-    pub reserved: u32,
+    /// What a checksum moves by when the peer's canonical address takes this one's place (`Difference::fold32`).
+    pub difference: u32,
     /// Whose, and over which paths.
     pub endpoint: EndpointRef,
     /// Always zero.
@@ -35,7 +36,7 @@ pub struct EndpointEntry {
 }
 
 const _: () = assert!(size_of::<Bucket>() == 4 * WAYS, "a bucket is its numbers");
-layout!(EndpointEntry, 64, { key @ 0, reserved @ 20, endpoint @ 24, padding @ 40 });
+layout!(EndpointEntry, 64, { key @ 0, difference @ 20, endpoint @ 24, padding @ 40 });
 pod!(Bucket, EndpointEntry);
 
 /// Buckets for `endpoints` entries: a power of two, at least twice as many, so that more than [`WAYS`] keys hardly ever meet in one
@@ -46,12 +47,12 @@ pub const fn buckets(endpoints: u32) -> u32 {
 }
 
 impl EndpointEntry {
-    /// An endpoint of somebody's.
+    /// An endpoint of the peer that WireGuard sees at `canonical`.
     #[must_use]
-    pub const fn new(key: EndpointKey, endpoint: EndpointRef) -> Self {
+    pub const fn new(key: EndpointKey, endpoint: EndpointRef, canonical: Address) -> Self {
         Self {
             key,
-            reserved: 0,
+            difference: Difference::NONE.of_address(key.endpoint, canonical).fold32(),
             endpoint,
             padding: [0; 3],
         }

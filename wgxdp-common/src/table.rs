@@ -8,6 +8,7 @@
 //! and not changed while something does; what does change (`order`, `thresholds`, `flags`) is one aligned word each.
 
 use crate::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
+use crate::checksum::Difference;
 use crate::client::LocalId;
 use crate::id::{PathId, PeerId, UplinkId};
 use crate::liveness::{Flags, Thresholds};
@@ -75,6 +76,8 @@ pub struct Family {
     pub local: LocalId,
     /// Which of the two it has.
     pub has: Has,
+    /// What a checksum moves by when `address` takes the place of the anchor's (`Difference::fold32`).
+    pub difference: u32,
 }
 
 /// Which addresses an uplink has in a family: so that a program need not look at all words of an address to see that there is none.
@@ -92,7 +95,7 @@ impl Has {
 }
 
 impl Family {
-    /// From addresses, of which unspecified ones mean that there is none. The local id is still to be set.
+    /// From addresses, of which unspecified ones mean that there is none. The rest is set by [`Family::placed`].
     #[must_use]
     pub const fn new(address: Address, gateway: Address) -> Self {
         let has = match (address.is_unspecified(), gateway.is_unspecified()) {
@@ -105,6 +108,17 @@ impl Family {
             gateway,
             local: LocalId::NONE,
             has,
+            difference: 0,
+        }
+    }
+
+    /// On a host whose anchor has this address, with the address's id there.
+    #[must_use]
+    pub const fn placed(self, anchor: Address, local: LocalId) -> Self {
+        Self {
+            local,
+            difference: Difference::NONE.of_address(anchor, self.address).fold32(),
+            ..self
         }
     }
 }
@@ -126,7 +140,7 @@ pub struct Uplink {
     /// The uplink's own [`UplinkId`]: a program that found the entry by searching reads here which one it is, and the verifier forgets the search.
     pub id: UplinkId,
     /// Always zero: 128 bytes, so that finding an entry is a shift.
-    pub reserved: [u32; 8],
+    pub reserved: [u32; 6],
 }
 
 /// The virtual device `wgxdp0` that WireGuard's outer packets are routed to.
@@ -307,8 +321,30 @@ pub struct Path {
     pub largest: u32,
     /// 1 if the endpoint is IPv4, else 0.
     pub v4: u32,
+    /// What a checksum moves by when the endpoint's address takes the place of the canonical one (`Difference::fold32`).
+    pub difference: u32,
     /// Always zero.
-    pub reserved: [u8; 12],
+    pub reserved: [u8; 8],
+}
+
+impl Path {
+    /// A path over `uplink` to `endpoint` of a peer that WireGuard sees at `canonical`; nothing speaks against it, every packet fits, and it
+    /// is given all the time in the world.
+    #[must_use]
+    pub const fn new(uplink: UplinkId, endpoint: Endpoint, canonical: Address) -> Self {
+        Self {
+            thresholds: Thresholds::new(u32::MAX, u32::MAX),
+            flags: Flags::NONE,
+            state: PathState::Up as u32,
+            loss_ppm: 0,
+            uplink,
+            endpoint,
+            largest: u32::MAX,
+            v4: endpoint.address.is_v4() as u32,
+            difference: Difference::NONE.of_address(canonical, endpoint.address).fold32(),
+            reserved: [0; 8],
+        }
+    }
 }
 
 /// What the kernel knows of a path's health, in a cache line of its own. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
@@ -373,8 +409,8 @@ pub enum PathState {
     Drained = 4,
 }
 
-layout!(Family, 40, { address @ 0, gateway @ 16, local @ 32, has @ 36 });
-layout!(Uplink, 128, { v4 @ 0, v6 @ 40, ifindex @ 80, link @ 84, mtu @ 88, id @ 92, reserved @ 96 });
+layout!(Family, 44, { address @ 0, gateway @ 16, local @ 32, has @ 36, difference @ 40 });
+layout!(Uplink, 128, { v4 @ 0, v6 @ 44, ifindex @ 88, link @ 92, mtu @ 96, id @ 100, reserved @ 104 });
 layout!(Anchor, 44, { v4 @ 0, v6 @ 16, ifindex @ 32, mac @ 36, probe_ident @ 42 });
 layout!(Tunnel, 20, { port @ 0, index @ 2, fallback @ 4 });
 layout!(Config, 44 + 128 * 16 + 20 * 16 + 8, { anchor @ 0, uplinks @ 44, tunnels @ 2092, uplink_count @ 2412, tunnel_count @ 2416 });
@@ -382,7 +418,7 @@ layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
 layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
-layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, reserved @ 52 });
+layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, reserved @ 56 });
 layout!(Proof, 64, {
     proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, reserved @ 56
 });

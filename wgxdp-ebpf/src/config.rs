@@ -1,5 +1,6 @@
 //! The configuration in force, seen whole: one word names the slot, and user space rewrites the other one only after a grace period.
 
+use wgxdp_common::checksum::Difference;
 use wgxdp_common::id::UplinkId;
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::{Address, Port};
@@ -55,6 +56,8 @@ pub(crate) struct Egress {
     pub(crate) next_hop: Address,
     /// The family of both.
     pub(crate) v4: bool,
+    /// How the source differs from the anchor's address.
+    pub(crate) difference: Difference,
 }
 
 /// How a packet to `destination` leaves by uplink `id`; `None` while the uplink has no device or no address of that family.
@@ -76,5 +79,6 @@ pub(crate) fn egress(config: &Config, id: UplinkId, destination: Address, v4: bo
         source: if v4 { source.as_v4() } else { source },
         next_hop: if v4 { next_hop.as_v4() } else { next_hop },
         v4,
+        difference: Difference::NONE.with(family.difference),
     })
 }

@@ -1,18 +1,18 @@
 //! Whose endpoint it is: the look-up in the table of endpoints (`wgxdp_common::endpoints`).
 
 use wgxdp_common::endpoints::{EndpointEntry, WAYS};
-use wgxdp_common::table::{EndpointKey, EndpointRef};
+use wgxdp_common::table::EndpointKey;
 
 use crate::maps::{BUCKETS, ENDPOINTS, bucket_mask, read};
 
 /// The endpoint, if it is a configured one.
 #[inline(always)]
-pub(crate) fn find(key: &EndpointKey) -> Option<EndpointRef> {
+pub(crate) fn find(key: &EndpointKey) -> Option<&'static EndpointEntry> {
     let number = number(key)?;
     // Looked up once more, by a number of which the verifier knows nothing: else it would walk the rest of the program once for each way.
     let entry: *const EndpointEntry = ENDPOINTS.get_ptr(number - 1)?;
-    // SAFETY: user space writes an entry before a number leads to it, and no more while one does.
-    Some(unsafe { (*entry).endpoint })
+    // SAFETY: user space writes an entry before a number leads to it, and no more while a program may look at it.
+    Some(unsafe { &*entry })
 }
 
 #[inline(always)]

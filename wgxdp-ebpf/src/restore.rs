@@ -12,6 +12,7 @@
 //! handshake limit are per source. Where it was heard is where it is answered, as far as `wgxdp_common::client` lets it move anything.
 
 use aya_ebpf::programs::TcContext;
+use wgxdp_common::checksum::Difference;
 use wgxdp_common::client::{LocalId, Whereabouts};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::{PathId, UplinkId};
@@ -74,12 +75,23 @@ fn try_restore<const L3: usize, const V4: bool>(
     match packet.transport {
         Transport::Udp(udp) => {
             config::tunnel(config, udp.destination).ok_or(Reason::OtherPort)?;
-            let local = if packet.destination == family.address {
-                family.local
+            let anchor = if V4 { config.anchor.v4.as_v4() } else { config.anchor.v6 };
+            let (local, from_local) = if packet.destination == family.address {
+                (family.local, Difference::NONE.without(family.difference))
             } else {
-                clients::local_id(packet.destination).ok_or(Reason::ForeignDestination)?
+                let local = clients::local_id(packet.destination).ok_or(Reason::ForeignDestination)?;
+                (local, Difference::NONE.of_address(packet.destination, anchor))
             };
-            hand_over::<L3>(ctx, config, (id, local), &packet, &udp)
+            let arrived = Arrived {
+                ctx,
+                config,
+                packet: &packet,
+                udp: &udp,
+                uplink: id,
+                local,
+                from_local,
+            };
+            arrived.hand_over::<L3>()
         }
         Transport::Echo {
             reply: true,
@@ -97,52 +109,86 @@ fn try_restore<const L3: usize, const V4: bool>(
     }
 }
 
-/// Rewrites a tunnel's packet, which came in at this uplink and address, and hands it to WireGuard by the anchor.
-#[inline(always)]
-fn hand_over<const L3: usize>(
-    ctx: &TcContext,
-    config: &Config,
-    (uplink, local): (UplinkId, LocalId),
-    packet: &Packet,
-    udp: &Datagram,
-) -> Result<Reason, Reason> {
-    let key = EndpointKey {
-        endpoint: packet.source,
-        port: udp.source,
-        tunnel: udp.destination,
-    };
-    let (remote, path, reason) = match endpoints::find(&key) {
-        Some(endpoint) => {
-            let peer = PEERS.get_ptr(endpoint.peer.0).ok_or(Reason::NotConfigured)?;
-            // SAFETY: a peer's canonical endpoint is written before anything refers to the peer and not changed while something does.
-            (unsafe { (*peer).canonical }, endpoint.path(uplink), Reason::Restored)
-        }
-        None => {
-            let here = Whereabouts::new(&key, uplink, local);
+/// A tunnel's packet, and where it came in.
+struct Arrived<'a> {
+    ctx: &'a TcContext,
+    config: &'a Config,
+    packet: &'a Packet,
+    udp: &'a Datagram,
+    uplink: UplinkId,
+    local: LocalId,
+    /// How the anchor's address differs from the one that it came to.
+    from_local: Difference,
+}
+
+impl Arrived<'_> {
+    /// Rewrites it and hands it to WireGuard by the anchor.
+    #[inline(always)]
+    fn hand_over<const L3: usize>(&self) -> Result<Reason, Reason> {
+        let Self { packet, udp, .. } = *self;
+        let key = EndpointKey {
+            endpoint: packet.source,
+            port: udp.source,
+            tunnel: udp.destination,
+        };
+        let Some(entry) = endpoints::find(&key) else {
+            let here = Whereabouts::new(&key, self.uplink, self.local);
+            let reason = clients::hear(&key, udp, here);
             let source = Endpoint {
                 address: packet.source,
                 port: udp.source,
                 reserved: [0; 2],
             };
-            (source, None, clients::hear(&key, udp, here))
+            self.receive::<L3>(source, packet.v4, self.from_local)?;
+            return Ok(reason);
+        };
+        let peer = PEERS.get_ptr(entry.endpoint.peer.0).ok_or(Reason::NotConfigured)?;
+        // SAFETY: a peer's canonical endpoint is written before anything refers to the peer and not changed while something does.
+        let canonical = unsafe { (*peer).canonical };
+        let from_source = self.from_local.with(entry.difference);
+        // The compiler knows the packet's family here, and now WireGuard's.
+        if packet.v4 && canonical.address.is_v4() {
+            self.receive::<L3>(canonical.as_v4(), true, from_source)?;
+        } else if !packet.v4 && !canonical.address.is_v4() {
+            self.receive::<L3>(canonical, false, from_source)?;
+        } else {
+            self.translate::<L3>(canonical)?;
         }
-    };
-    let v4 = remote.address.is_v4();
-    let ends = Ends {
-        source: remote,
-        destination: Endpoint {
-            address: if v4 { config.anchor.v4 } else { config.anchor.v6 },
-            port: udp.destination,
-            reserved: [0; 2],
-        },
-        v4,
-    };
-    rewrite::<L3>(ctx, packet, &ends)?;
-    receive::<L3>(ctx, &config.anchor, v4)?;
-    if let Some(path) = path {
-        count_received(ctx, path, packet.len);
+        if let Some(path) = entry.endpoint.path(self.uplink) {
+            count_received(self.ctx, path, packet.len);
+        }
+        Ok(Reason::Restored)
     }
-    Ok(reason)
+
+    /// Where WireGuard sees the peer in the other family.
+    #[inline(always)]
+    fn translate<const L3: usize>(&self, canonical: Endpoint) -> Result<(), Reason> {
+        let (v4, anchor) = (!self.packet.v4, &self.config.anchor);
+        let local = if v4 { anchor.v4 } else { anchor.v6 };
+        let addresses = Difference::NONE
+            .of_address(self.packet.source, canonical.address)
+            .of_address(self.packet.destination, local);
+        self.receive::<L3>(canonical, v4, addresses)
+    }
+
+    /// As if it came from `source` to the anchor.
+    #[inline(always)]
+    fn receive<const L3: usize>(&self, source: Endpoint, v4: bool, addresses: Difference) -> Result<(), Reason> {
+        let anchor = &self.config.anchor;
+        let destination = Endpoint {
+            address: if v4 { anchor.v4.as_v4() } else { anchor.v6 },
+            port: self.udp.destination,
+            reserved: [0; 2],
+        };
+        let ends = Ends {
+            source,
+            destination,
+            v4,
+            addresses,
+        };
+        rewrite::<L3, true>(self.ctx, self.packet, &ends)?;
+        receive::<L3>(self.ctx, anchor, v4)
+    }
 }
 
 /// Counts a packet that arrived over a path; one that the device merged counts as what it was merged from.

@@ -12,8 +12,9 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_csum_update, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head};
 use aya_ebpf::programs::TcContext;
+use wgxdp_common::checksum::Difference;
 use wgxdp_common::count::Reason;
-use wgxdp_common::net::{Address, Endpoint, Port};
+use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::table::Anchor;
 
 use crate::config::Egress;
@@ -30,56 +31,19 @@ pub(crate) struct Ends {
     pub(crate) destination: Endpoint,
     /// The family of both.
     pub(crate) v4: bool,
+    /// How the addresses differ from the packet's.
+    pub(crate) addresses: Difference,
 }
 
-/// A one's complement difference, in the byte order of the packet (RFC 1071, section 2).
-#[derive(Clone, Copy)]
-pub(crate) struct Difference(u64);
-
-impl Difference {
-    pub(crate) const NONE: Self = Self(0);
-
-    #[inline(always)]
-    pub(crate) const fn of(self, old: u32, new: u32) -> Self {
-        Self(self.0 + (!old) as u64 + new as u64)
-    }
-
-    #[inline(always)]
-    pub(crate) const fn of_address(self, old: Address, new: Address) -> Self {
-        let ([o0, o1, o2, o3], [n0, n1, n2, n3]) = (old.0, new.0);
-        self.of(o0, n0).of(o1, n1).of(o2, n2).of(o3, n3)
-    }
-
-    /// Words that come where nothing was.
-    #[inline(always)]
-    pub(crate) const fn of_words(self, [a, b, c, d]: [u32; 4]) -> Self {
-        self.of(!0, a).of(!0, b).of(!0, c).of(!0, d)
-    }
-
-    /// Folded to 32 bits, as the kernel's `__wsum`.
-    #[inline(always)]
-    pub(crate) const fn fold32(self) -> u32 {
-        let once = (self.0 & 0xffff_ffff) + (self.0 >> 32);
-        ((once & 0xffff_ffff) + (once >> 32)) as u32
-    }
-
-    /// `checksum` after this change: RFC 1624, equation 3.
-    #[inline(always)]
-    pub(crate) const fn apply(self, checksum: u16) -> u16 {
-        let mut sum = self.fold32() as u64 + (!checksum) as u64;
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        !(sum as u16)
-    }
-}
-
-/// Rewrites the packet whose IP header is at `L3` from what `packet` found to `ends`, which are of one family.
+/// Rewrites the packet whose IP header is at `L3` from what `packet` found to `ends`, which are of one family. Only a packet that was received can
+/// have a complete sum (linux/skbuff.h: not used on output).
 #[inline(always)]
-pub(crate) fn rewrite<const L3: usize>(ctx: &TcContext, packet: &Packet, ends: &Ends) -> Result<(), Reason> {
-    let addresses = Difference::NONE
-        .of_address(packet.source, ends.source.address)
-        .of_address(packet.destination, ends.destination.address);
+pub(crate) fn rewrite<const L3: usize, const RECEIVED: bool>(
+    ctx: &TcContext,
+    packet: &Packet,
+    ends: &Ends,
+) -> Result<(), Reason> {
+    let addresses = ends.addresses;
     let l4 = match (packet.v4, ends.v4) {
         (true, true) => {
             write_v4::<L3>(ctx, ends, addresses).ok_or(Reason::RewriteFailed)?;
@@ -88,7 +52,9 @@ pub(crate) fn rewrite<const L3: usize>(ctx: &TcContext, packet: &Packet, ends: &
         (false, false) => {
             write_v6::<L3>(ctx, ends).ok_or(Reason::RewriteFailed)?;
             write_transport(ctx, L3 + size_of::<Ipv6>(), packet, ends, addresses)?;
-            sum_moved(ctx, addresses);
+            if RECEIVED {
+                sum_moved(ctx, addresses);
+            }
             return Ok(());
         }
         (true, false) => translate::to_v6::<L3>(ctx, ends)?,

@@ -16,9 +16,11 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_MARK, PROBE_MARK_MASK};
+use wgxdp_common::checksum::Difference;
 use wgxdp_common::client::Local;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
+use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Choice, Chooser, DEAD_MIN_UNANSWERED, Flags, SUSPECT_MIN_UNANSWERED, Standing};
 use wgxdp_common::net::{Endpoint, Port};
@@ -61,14 +63,24 @@ fn try_steer(ctx: &TcContext) -> Result<Reason, Reason> {
 #[inline(always)]
 fn depart<const V4: bool>(ctx: &TcContext, config: &Config) -> Result<Reason, Reason> {
     let packet = parse::<L3, V4>(ctx)?;
+    let canonical = packet.source == if V4 { config.anchor.v4.as_v4() } else { config.anchor.v6 };
     match packet.transport {
-        Transport::Udp(udp) => tunnels(ctx, config, &packet, &udp),
+        Transport::Udp(udp) => {
+            let sent = Sent {
+                ctx,
+                config,
+                packet: &packet,
+                udp: &udp,
+                canonical,
+            };
+            sent.steer()
+        }
         Transport::Echo {
             reply: false,
             ident,
             sequence,
             payload,
-        } => probes(ctx, config, &packet, ident, sequence, payload)?.carry_out(ctx, &packet),
+        } if canonical => probes(ctx, config, &packet, ident, sequence, payload)?.carry_out(ctx, &packet),
         Transport::Echo { .. } => Err(Reason::NotUdp),
     }
 }
@@ -79,6 +91,8 @@ struct Departure {
     /// Our port.
     port: Port,
     to: Endpoint,
+    /// How the addresses differ from the packet's.
+    addresses: Difference,
     /// The path on which it is counted.
     path: PathId,
     /// Whether its peer's traffic is where this packet goes.
@@ -99,8 +113,9 @@ impl Departure {
             source,
             destination: self.to,
             v4: self.egress.v4,
+            addresses: self.addresses,
         };
-        rewrite::<L3>(ctx, packet, &ends)?;
+        rewrite::<L3, false>(ctx, packet, &ends)?;
         send(&self.egress);
         if self.path.0 != PathId::NONE.0 {
             count_sent(ctx, self.path, packet.len);
@@ -113,25 +128,142 @@ impl Departure {
 }
 
 /// What WireGuard sends.
-#[inline(always)]
-fn tunnels(ctx: &TcContext, config: &Config, packet: &Packet, udp: &Datagram) -> Result<Reason, Reason> {
-    let canonical = if packet.v4 { config.anchor.v4 } else { config.anchor.v6 };
-    if packet.source != canonical {
-        config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
-        // A user-space WireGuard may insist on the address that it was spoken to.
-        clients::local_id(packet.source).ok_or(Reason::ForeignSource)?;
+struct Sent<'a> {
+    ctx: &'a TcContext,
+    config: &'a Config,
+    packet: &'a Packet,
+    udp: &'a Datagram,
+    /// Whether its source is the canonical address.
+    canonical: bool,
+}
+
+impl Sent<'_> {
+    #[inline(always)]
+    fn steer(&self) -> Result<Reason, Reason> {
+        let Self {
+            config, packet, udp, ..
+        } = *self;
+        if !self.canonical {
+            config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
+            // A user-space WireGuard may insist on the address that it was spoken to.
+            clients::local_id(packet.source).ok_or(Reason::ForeignSource)?;
+        }
+        clients::note_session(udp);
+        let key = EndpointKey {
+            endpoint: packet.destination,
+            port: udp.destination,
+            tunnel: udp.source,
+        };
+        match endpoints::find(&key) {
+            Some(entry) => self.to_peer(entry),
+            None => {
+                let tunnel = config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
+                self.to_client(tunnel, &key)?.carry_out(self.ctx, packet)
+            }
+        }
     }
-    clients::note_session(udp);
-    let key = EndpointKey {
-        endpoint: packet.destination,
-        port: udp.destination,
-        tunnel: udp.source,
-    };
-    match endpoints::find(&key) {
-        Some(endpoint) => to_peer(ctx, config, packet, udp, endpoint.peer),
-        None => {
-            let tunnel = config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
-            to_client(config, packet, udp, tunnel, &key)?.carry_out(ctx, packet)
+
+    /// By the peer's best path.
+    #[inline(always)]
+    fn to_peer(&self, addressed: &EndpointEntry) -> Result<Reason, Reason> {
+        let peer = addressed.endpoint.peer;
+        let (chosen, path) = match preferred(self.ctx, self.packet, peer) {
+            Some((path, entry)) => (Chosen(u64::from(path.0)), entry),
+            None => {
+                let chosen = Chosen(choose(peer.0, self.packet.wire_len(self.ctx)));
+                if chosen.0 == Chosen::NONE.0 {
+                    return Err(Reason::NoUplink);
+                }
+                let entry = PATHS.get_ptr_mut(chosen.path().0).ok_or(Reason::NotConfigured)?;
+                (chosen, entry)
+            }
+        };
+        // The compiler knows the packet's family here, and now the path's.
+        // SAFETY: a path's family is written before anything refers to the path and not changed while something does.
+        match (self.packet.v4, unsafe { (*path).v4 } != 0) {
+            (true, true) => self.by_path::<true>(addressed, chosen, path),
+            (false, false) => self.by_path::<false>(addressed, chosen, path),
+            (true, false) => self.by_path::<false>(addressed, chosen, path),
+            (false, true) => self.by_path::<true>(addressed, chosen, path),
+        }
+    }
+
+    /// By a path of this family.
+    #[inline(always)]
+    fn by_path<const V4: bool>(
+        &self,
+        addressed: &EndpointEntry,
+        chosen: Chosen,
+        path: *mut Path,
+    ) -> Result<Reason, Reason> {
+        // SAFETY: as in `to_peer`.
+        let (to, difference) = unsafe { ((*path).endpoint, (*path).difference) };
+        let to = if V4 { to.as_v4() } else { to };
+        let uplink = read(field!(path, uplink));
+        let egress = config::egress(self.config, uplink, to.address, V4).ok_or(Reason::NoUplink)?;
+        let departure = Departure {
+            addresses: self.source_to(&egress).with(addressed.difference).with(difference),
+            egress,
+            port: self.udp.source,
+            to,
+            path: chosen.path(),
+            moves: chosen.moves(),
+            reason: chosen.reason(),
+        };
+        departure.carry_out(self.ctx, self.packet)
+    }
+
+    /// To somebody without a configured endpoint: a client, where it last spoke; else by the tunnel's first usable uplink.
+    #[inline(always)]
+    fn to_client(&self, tunnel: &Tunnel, key: &EndpointKey) -> Result<Departure, Reason> {
+        let Self {
+            config, packet, udp, ..
+        } = *self;
+        let heard = clients::whereabouts(key, udp);
+        let local = heard.and_then(|heard| clients::local(heard.local()));
+        let (uplink, mut egress, reason) = match heard.and_then(|heard| open(config, heard.uplink(), packet)) {
+            Some((uplink, egress)) => (uplink, egress, Reason::Returned),
+            None => {
+                let (uplink, egress) = first_open(config, tunnel, packet).ok_or(Reason::NoUplink)?;
+                let reason = if heard.is_some() {
+                    Reason::Diverted
+                } else {
+                    Reason::Fallback
+                };
+                (uplink, egress, reason)
+            }
+        };
+        let mut addresses = self.source_to(&egress);
+        if let Some(local) = local
+            && (local.uplink == uplink.0 || local.uplink == Local::ANY_UPLINK)
+            && local.address != egress.source
+            && local.address.is_v4() == packet.v4
+        {
+            egress.source = local.address;
+            addresses = Difference::NONE.of_address(packet.source, local.address);
+        }
+        Ok(Departure {
+            egress,
+            addresses,
+            port: udp.source,
+            to: Endpoint {
+                address: packet.destination,
+                port: udp.destination,
+                reserved: [0; 2],
+            },
+            path: PathId::NONE,
+            moves: false,
+            reason,
+        })
+    }
+
+    /// How the source will differ; nearly always user space has worked it out before.
+    #[inline(always)]
+    fn source_to(&self, egress: &Egress) -> Difference {
+        if self.canonical && self.packet.v4 == egress.v4 {
+            egress.difference
+        } else {
+            Difference::NONE.of_address(self.packet.source, egress.source)
         }
     }
 }
@@ -147,11 +279,9 @@ fn probes(
     payload: Payload,
 ) -> Result<Departure, Reason> {
     let mark = skb!(ctx, mark);
-    let canonical = if packet.v4 { config.anchor.v4 } else { config.anchor.v6 };
     let ours = mark & PROBE_MARK_MASK == PROBE_MARK
         && mark & !PROBE_MARK_MASK == payload.path.0
-        && ident == config.anchor.probe_ident
-        && packet.source == canonical;
+        && ident == config.anchor.probe_ident;
     if !ours {
         return Err(Reason::NotUdp);
     }
@@ -162,6 +292,7 @@ fn probes(
     ctx.set_mark(0);
     Ok(Departure {
         egress,
+        addresses: egress.difference,
         port: Port(0),
         to: Endpoint {
             address: packet.destination,
@@ -171,114 +302,6 @@ fn probes(
         path: PathId::NONE,
         moves: false,
         reason: Reason::Probe,
-    })
-}
-
-/// By the peer's best path.
-#[inline(always)]
-fn to_peer(ctx: &TcContext, config: &Config, packet: &Packet, udp: &Datagram, peer: PeerId) -> Result<Reason, Reason> {
-    let (chosen, entry) = match preferred(ctx, packet, peer) {
-        Some((path, entry)) => (Chosen(u64::from(path.0)), entry),
-        None => {
-            let chosen = Chosen(choose(peer.0, packet.wire_len(ctx)));
-            if chosen.0 == Chosen::NONE.0 {
-                return Err(Reason::NoUplink);
-            }
-            let entry = PATHS.get_ptr_mut(chosen.path().0).ok_or(Reason::NotConfigured)?;
-            (chosen, entry)
-        }
-    };
-    let uplink = read(field!(entry, uplink));
-    // SAFETY: a path's endpoint and its family are written before anything refers to the path and not changed while something does.
-    let (to, v4) = unsafe { ((*entry).endpoint, (*entry).v4 != 0) };
-    // The compiler knows the packet's family here, and now the path's.
-    let egress = match (packet.v4, v4) {
-        (true, true) => {
-            return leave(
-                ctx,
-                packet,
-                udp,
-                chosen,
-                to.as_v4(),
-                config::egress(config, uplink, to.address, true),
-            );
-        }
-        (false, false) => {
-            return leave(
-                ctx,
-                packet,
-                udp,
-                chosen,
-                to,
-                config::egress(config, uplink, to.address, false),
-            );
-        }
-        (_, v4) => config::egress(config, uplink, to.address, v4),
-    };
-    leave(ctx, packet, udp, chosen, to, egress)
-}
-
-/// By the path that was chosen.
-#[inline(always)]
-fn leave(
-    ctx: &TcContext,
-    packet: &Packet,
-    udp: &Datagram,
-    chosen: Chosen,
-    to: Endpoint,
-    egress: Option<Egress>,
-) -> Result<Reason, Reason> {
-    let departure = Departure {
-        egress: egress.ok_or(Reason::NoUplink)?,
-        port: udp.source,
-        to,
-        path: chosen.path(),
-        moves: chosen.moves(),
-        reason: chosen.reason(),
-    };
-    departure.carry_out(ctx, packet)
-}
-
-/// To somebody without a configured endpoint: a client, where it last spoke; else by the tunnel's first usable uplink.
-#[inline(always)]
-fn to_client(
-    config: &Config,
-    packet: &Packet,
-    udp: &Datagram,
-    tunnel: &Tunnel,
-    key: &EndpointKey,
-) -> Result<Departure, Reason> {
-    let heard = clients::whereabouts(key, udp);
-    let local = heard.and_then(|heard| clients::local(heard.local()));
-    let (uplink, mut egress, reason) = match heard.and_then(|heard| open(config, heard.uplink(), packet)) {
-        Some((uplink, egress)) => (uplink, egress, Reason::Returned),
-        None => {
-            let (uplink, egress) = first_open(config, tunnel, packet).ok_or(Reason::NoUplink)?;
-            let reason = if heard.is_some() {
-                Reason::Diverted
-            } else {
-                Reason::Fallback
-            };
-            (uplink, egress, reason)
-        }
-    };
-    if let Some(local) = local
-        && (local.uplink == uplink.0 || local.uplink == Local::ANY_UPLINK)
-        && local.address.is_v4() == packet.v4
-    {
-        egress.source = local.address;
-    }
-    Ok(Departure {
-        egress,
-        port: udp.source,
-        to: Endpoint {
-            address: packet.destination,
-            port: udp.destination,
-            reserved: [0; 2],
-        },
-        path: PathId::NONE,
-        moves: false,
-        reason,
     })
 }
 

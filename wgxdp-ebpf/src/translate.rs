@@ -10,10 +10,11 @@
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_skb_change_proto};
 use aya_ebpf::programs::TcContext;
+use wgxdp_common::checksum::Difference;
 use wgxdp_common::count::Reason;
 
 use crate::packet::{ETHERNET, IPPROTO_UDP, Ipv4, Ipv6, PROTOCOL_V4, PROTOCOL_V6, Packet, Udp, at, read};
-use crate::rewrite::{Difference, Ends, sum_moved};
+use crate::rewrite::{Ends, sum_moved};
 
 /// Turns the IPv4 header at `L3` into an IPv6 header with these ends; returns where the transport's begins.
 #[inline(always)]

@@ -23,6 +23,7 @@ use aya::Ebpf;
 use aya::maps::Array;
 use aya::programs::ProgramFd;
 use wgxdp::dataplane::Hook;
+use wgxdp_common::client::LocalId;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::table::{Config, Order, Uplink};
 
@@ -44,6 +45,7 @@ const ON_A: Context = Context {
     ifindex: 1,
     mark: 0,
     checksum_complete: false,
+    gso: (0, 0),
 };
 /// What `steer` may cost by the floor.
 const STEER_TO_FLOOR: Bound = Bound::AtMost(2.0);
@@ -107,8 +109,10 @@ fn identity() -> Config {
     let mut config = config(1, 1);
     config.anchor.mac = LOOPBACK_MAC;
     for uplink in &mut config.uplinks {
-        uplink.v4.address = config.anchor.v4;
-        uplink.v6.address = config.anchor.v6;
+        for (family, anchor) in [(&mut uplink.v4, config.anchor.v4), (&mut uplink.v6, config.anchor.v6)] {
+            family.address = anchor;
+            *family = family.placed(anchor, LocalId::NONE);
+        }
     }
     config
 }

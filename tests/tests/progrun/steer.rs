@@ -18,6 +18,7 @@ const PLAIN: Context = Context {
     ifindex: 0,
     mark: 0,
     checksum_complete: false,
+    gso: (0, 0),
 };
 
 fn v4_packet() -> Frame {
@@ -152,15 +153,6 @@ fn a_packet_shorter_than_its_headers_say_is_passed_as_it_is() {
 }
 
 #[test]
-fn a_complete_checksum_stays_true() {
-    let Some(mut fixture) = Fixture::new() else { return };
-    TABLE.check_complete(&mut fixture, "IPv4", &v4_packet());
-    TABLE.check_complete(&mut fixture, "IPv6", &v6_packet());
-    fixture.dataplane.set_order(V4_PEER, Order::from_slots([2]));
-    TABLE.check_complete(&mut fixture, "another address and port", &v4_packet());
-}
-
-#[test]
 fn a_path_to_another_endpoint_changes_address_and_port() {
     let Some(mut fixture) = Fixture::new() else { return };
     fixture.dataplane.set_order(V4_PEER, Order::from_slots([2, 0]));
@@ -169,6 +161,69 @@ fn a_path_to_another_endpoint_changes_address_and_port() {
         &mut fixture,
         [("by the other endpoint", v4_packet(), Reason::Steered, Some(leaves))],
     );
+}
+
+#[test]
+fn a_packet_takes_the_first_live_path_that_it_fits_and_if_none_the_first() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    fixture.dataplane.set_order(V4_PEER, Order::from_slots([0, 1]));
+    let of = |len: usize, source: &str| Frame::udp(socket(source), socket(HUB), &vec![4; len - 28]);
+    let (out, by_a, by_b) = ("192.0.0.8:51820", "192.0.2.2:51820", "203.0.113.2:51820");
+    let (a, b) = (PathId::new(V4_PEER, 0), PathId::new(V4_PEER, 1));
+    fixture.dataplane.set_largest(a, 1400);
+    fixture.dataplane.set_largest(b, 1440);
+    let active = |fixture: &Fixture| fixture.dataplane.tables().active(V4_PEER);
+    check(
+        &mut fixture,
+        [("fits the first", of(1400, out), Reason::Steered, Some(of(1400, by_a)))],
+    );
+    assert_eq!(active(&fixture), Some(a));
+    check(
+        &mut fixture,
+        [
+            ("fits the second", of(1401, out), Reason::Steered, Some(of(1401, by_b))),
+            ("still fits it", of(1440, out), Reason::Steered, Some(of(1440, by_b))),
+            ("fits none", of(1441, out), Reason::Oversize, Some(of(1441, by_a))),
+        ],
+    );
+    assert_eq!(active(&fixture), Some(a), "the peer's traffic has not moved");
+    fixture.dataplane.set_uplink_flags(A, Flags::NO_CARRIER);
+    check(
+        &mut fixture,
+        [(
+            "fits no live one",
+            of(1441, out),
+            Reason::Oversize,
+            Some(of(1441, by_b)),
+        )],
+    );
+}
+
+#[test]
+fn of_a_super_packet_what_counts_is_each_packet_that_it_stands_for() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    let path = PathId::new(V4_PEER, 0);
+    let of = |source: &str| Frame::udp(socket(source), socket(HUB), &[4; 3000]).build();
+    let (out, by_a) = (of("192.0.0.8:51820"), of("192.0.2.2:51820"));
+    for (segment, reason) in [(1472, Reason::Steered), (1473, Reason::Oversize)] {
+        let context = Context {
+            gso: (3, segment),
+            ..PLAIN
+        };
+        let (outcome, reasons) = fixture.reasons_of(Steer, Place::Anchor, &out, context);
+        assert_eq!(
+            (outcome.verdict, reasons.as_slice()),
+            (REDIRECT, [reason].as_slice()),
+            "{segment}"
+        );
+        assert_eq!(outcome.packet, by_a, "whole and identical but for its addresses");
+    }
+    let count = fixture
+        .dataplane
+        .tables()
+        .path_count(path)
+        .expect("the map is readable");
+    assert_eq!((count.tx_packets, count.tx_bytes), (6, 2 * 3028));
 }
 
 #[test]

@@ -393,8 +393,8 @@ impl Daemon {
         };
         for (entry, uplink) in config.uplinks.iter_mut().zip(&self.uplinks) {
             *entry = uplink.state.entry;
-            for family in [&mut entry.v4, &mut entry.v6] {
-                family.local = self.dataplane.locals().id(family.address.to_ip());
+            for (family, anchor) in [(&mut entry.v4, config.anchor.v4), (&mut entry.v6, config.anchor.v6)] {
+                *family = family.placed(anchor, self.dataplane.locals().id(family.address.to_ip()));
             }
         }
         let fallback = plan::fallback(&self.config);

@@ -85,8 +85,8 @@ impl Daemon {
             let mut actions = Vec::new();
             self.engine.add_peers(&[plan.spec(id)], now_ns, &mut actions);
             self.perform(actions);
-            for (key, entry) in plan.endpoint_entries(id) {
-                self.dataplane.add_endpoint(key, entry)?;
+            for entry in plan.endpoint_entries(id) {
+                self.dataplane.add_endpoint(&entry)?;
             }
             self.peers.insert(id, plan);
         }
@@ -100,12 +100,12 @@ impl Daemon {
             let keys = plan
                 .endpoint_entries(*id)
                 .into_iter()
-                .map(|(key, _)| key)
+                .map(|entry| entry.key)
                 .filter(|key| {
                     !self
                         .peers
                         .iter()
-                        .any(|(id, plan)| plan.endpoint_entries(*id).iter().any(|(k, _)| k == key))
+                        .any(|(id, plan)| plan.endpoint_entries(*id).iter().any(|entry| entry.key == *key))
                 });
             let keys: Vec<_> = keys.collect();
             self.dataplane.remove_endpoints(keys)?;

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_UPLINKS};
+use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
-use wgxdp_common::liveness::{Flags, Thresholds};
-use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order, PathState};
+use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order};
 
 use crate::config::{Config, PublicKey};
 use crate::engine::{PathSpec, PeerSpec};
@@ -210,22 +210,13 @@ impl PeerPlan {
             canonical: self.canonical.into(),
             reserved: [0; 36],
         };
-        let path = |path: PathPlan| table::Path {
-            thresholds: Thresholds::new(u32::MAX, u32::MAX),
-            flags: Flags::NONE,
-            state: PathState::Up as u32,
-            loss_ppm: 0,
-            uplink: path.uplink,
-            endpoint: path.endpoint.into(),
-            largest: u32::MAX,
-            v4: path.endpoint.is_ipv4().into(),
-            reserved: [0; 12],
-        };
+        let canonical = self.canonical.ip().into();
+        let path = |path: PathPlan| table::Path::new(path.uplink, path.endpoint.into(), canonical);
         (peer, paths.into_iter().map(path).collect())
     }
 
     /// What leads to the peer: its endpoints, and the one that WireGuard sees if that is none of them.
-    pub(super) fn endpoint_entries(&self, id: PeerId) -> Vec<(EndpointKey, EndpointRef)> {
+    pub(super) fn endpoint_entries(&self, id: PeerId) -> Vec<EndpointEntry> {
         let paths = self.paths(id);
         let mut endpoints = self.endpoints.clone();
         if !endpoints.contains(&self.canonical) {
@@ -238,12 +229,10 @@ impl PeerPlan {
                 tunnel: self.port.into(),
             };
             let here = paths.iter().filter(|path| path.endpoint == endpoint);
-            (
-                key,
-                here.fold(EndpointRef::new(id), |entry, path| {
-                    entry.with_path(path.uplink, path.id.slot())
-                }),
-            )
+            let endpoint = here.fold(EndpointRef::new(id), |entry, path| {
+                entry.with_path(path.uplink, path.id.slot())
+            });
+            EndpointEntry::new(key, endpoint, self.canonical.ip().into())
         };
         endpoints.into_iter().map(entry).collect()
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use wgxdp_common::abi::{MAP_BUCKETS, MAP_ENDPOINTS};
 use wgxdp_common::endpoints::{Bucket, EndpointEntry, WAYS};
-use wgxdp_common::table::{EndpointKey, EndpointRef};
+use wgxdp_common::table::EndpointKey;
 
 use super::Error;
 use super::table::{Field, Table};
@@ -14,7 +14,7 @@ use super::tables::Source;
 #[derive(Clone, Copy)]
 struct Place {
     way: usize,
-    entry: u32,
+    index: u32,
 }
 
 /// The table, and what only its writer knows.
@@ -53,18 +53,18 @@ impl Endpoints {
         key.hash() & (self.buckets.len() - 1)
     }
 
-    /// Makes an endpoint lead to `endpoint`, in one store, whether it led anywhere before or not. `grace_period` waits until no program looks at
+    /// Puts an entry in, in one store, whether its key led anywhere before or not. `grace_period` waits until no program looks at
     /// what was retired; it is called only if there is no other room.
     pub(super) fn insert(
         &mut self,
-        key: EndpointKey,
-        endpoint: EndpointRef,
+        entry: &EndpointEntry,
         grace_period: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         if self.free.is_empty() && !self.retired.is_empty() {
             grace_period()?;
             self.free.append(&mut self.retired);
         }
+        let key = entry.key;
         let bucket = self.bucket(&key);
         let before = self.places.get(&key).copied();
         let way = match before {
@@ -75,19 +75,19 @@ impl Endpoints {
                 way.ok_or(Error::NoRoom("endpoints that fall into one bucket"))?
             }
         };
-        let entry = self.free.pop().ok_or(Error::NoRoom("endpoints"))?;
-        self.entries.write(entry, &EndpointEntry::new(key, endpoint));
-        self.buckets.store(bucket, number(way), entry + 1);
-        self.places.insert(key, Place { way, entry });
-        self.retired.extend(before.map(|place| place.entry));
+        let index = self.free.pop().ok_or(Error::NoRoom("endpoints"))?;
+        self.entries.write(index, entry);
+        self.buckets.store(bucket, number(way), index + 1);
+        self.places.insert(key, Place { way, index });
+        self.retired.extend(before.map(|place| place.index));
         Ok(())
     }
 
     /// Lets an endpoint lead nowhere; one that led nowhere before is fine.
     pub(super) fn remove(&mut self, key: &EndpointKey) {
-        if let Some(Place { way, entry }) = self.places.remove(key) {
+        if let Some(Place { way, index }) = self.places.remove(key) {
             self.buckets.store(self.bucket(key), number(way), 0_u32);
-            self.retired.push(entry);
+            self.retired.push(index);
         }
     }
 }

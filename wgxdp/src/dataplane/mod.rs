@@ -32,11 +32,10 @@ use aya::maps::{Array, Map, MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError};
 use wgxdp_common::abi::{MAP_CONFIG, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Flags, Thresholds};
-use wgxdp_common::table::{
-    Config, EndpointKey, EndpointRef, Order, Path, PathState, Peer, PeerState, Proof, UplinkFlags,
-};
+use wgxdp_common::table::{Config, EndpointKey, Order, Path, PathState, Peer, PeerState, Proof, UplinkFlags};
 
 pub use attach::{Attachments, Hook, Mechanism};
 pub use clients::Locals;
@@ -196,8 +195,8 @@ impl Dataplane {
     ///
     /// # Errors
     /// When the table is full.
-    pub fn add_endpoint(&mut self, key: EndpointKey, entry: EndpointRef) -> Result<(), Error> {
-        self.endpoints.insert(key, entry, grace_period)
+    pub fn add_endpoint(&mut self, entry: &EndpointEntry) -> Result<(), Error> {
+        self.endpoints.insert(entry, grace_period)
     }
 
     /// Lets endpoints lead nowhere; no program uses them any more on return. An endpoint that led nowhere before is fine.

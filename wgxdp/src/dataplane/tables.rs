@@ -4,14 +4,15 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use aya::Ebpf;
-use aya::maps::{Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use wgxdp_common::abi::{
-    MAP_CONFIG, MAP_GENERATION, MAP_PATH_COUNTS, MAP_PATHS, MAP_PEER_STATES, MAP_PEERS, MAP_PROOFS, MAP_REASON_COUNTS,
-    MAP_UPLINK_FLAGS,
+    MAP_CLIENTS, MAP_CONFIG, MAP_GENERATION, MAP_PATH_COUNTS, MAP_PATHS, MAP_PEER_STATES, MAP_PEERS, MAP_PROOFS,
+    MAP_REASON_COUNTS, MAP_UPLINK_FLAGS,
 };
+use wgxdp_common::client::Whereabouts;
 use wgxdp_common::count::{PathCount, Place, Reason, reason_index};
-use wgxdp_common::id::PathId;
-use wgxdp_common::table::{Config, Path, Peer, PeerState, Proof, UplinkFlags};
+use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::table::{Config, EndpointKey, Path, Peer, PeerState, Proof, UplinkFlags};
 
 use super::table::{Table, field};
 use super::{Error, Pins};
@@ -29,6 +30,7 @@ pub struct Inner {
     pub(super) uplink_flags: Table<UplinkFlags>,
     pub(super) generation: Table<u64>,
     pub(super) config: aya::maps::Array<MapData, Config>,
+    pub(super) clients: HashMap<MapData, EndpointKey, Whereabouts>,
     pub(super) path_counts: PerCpuArray<MapData, PathCount>,
     pub(super) reason_counts: PerCpuArray<MapData, u64>,
 }
@@ -53,6 +55,7 @@ impl Tables {
             uplink_flags: Table::new(&memory(MAP_UPLINK_FLAGS)?, MAP_UPLINK_FLAGS)?,
             generation: Table::new(&memory(MAP_GENERATION)?, MAP_GENERATION)?,
             config: typed(source, MAP_CONFIG, Map::Array)?,
+            clients: typed(source, MAP_CLIENTS, Map::LruHashMap)?,
             path_counts: typed(source, MAP_PATH_COUNTS, Map::PerCpuArray)?,
             reason_counts: typed(source, MAP_REASON_COUNTS, Map::PerCpuArray)?,
         })))
@@ -70,6 +73,13 @@ impl Tables {
     #[must_use]
     pub fn proof(&self, path: PathId) -> Proof {
         self.proofs.read(path.0)
+    }
+
+    /// The path that carries the peer's traffic; `None` before its first packet.
+    #[must_use]
+    pub fn active(&self, peer: PeerId) -> Option<PathId> {
+        let active = self.peer_states.read(peer.0).active;
+        Some(PathId(active.checked_sub(1)? as u32))
     }
 
     /// Paths for which there is room.
@@ -106,6 +116,21 @@ impl Tables {
             rx_packets: sum.rx_packets + count.rx_packets,
             rx_bytes: sum.rx_bytes + count.rx_bytes,
         }))
+    }
+
+    /// Learned clients at the moment. Walks the map: to be asked now and then.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn clients(&self) -> Result<u64, Error> {
+        let failed = |source| Error::Map {
+            map: MAP_CLIENTS,
+            source,
+        };
+        self.clients
+            .keys()
+            .try_fold(0, |count, key| key.map(|_| count + 1))
+            .map_err(failed)
     }
 
     /// How often packets met their end for this reason there, over all CPUs.

@@ -75,14 +75,8 @@ pub(crate) fn path_entry(uplink: u32, state: PathState) -> table::Path {
     let endpoint: SocketAddr = "198.51.100.1:51820".parse().expect("an endpoint");
     table::Path {
         thresholds: Thresholds::new(60_000, 150_000),
-        flags: Flags::NONE,
         state: state as u32,
-        loss_ppm: 0,
-        uplink: UplinkId(uplink),
-        endpoint: endpoint.into(),
-        largest: 1500,
-        v4: 1,
-        reserved: [0; 12],
+        ..table::Path::new(UplinkId(uplink), endpoint.into(), endpoint.ip().into())
     }
 }
 
