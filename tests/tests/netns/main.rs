@@ -7,6 +7,7 @@
 
 mod command;
 mod endures;
+mod kinds;
 mod laboratory;
 mod leaves_nothing;
 mod metrics;
