@@ -87,6 +87,11 @@ impl Access {
         }
     }
 
+    /// The router.
+    pub(crate) fn router(&self) -> &Host {
+        &self.router
+    }
+
     /// The router's device.
     pub(crate) fn router_device(&self) -> &str {
         self.customer.name()

@@ -7,6 +7,8 @@
 //! | [`topology`] | hosts and links, drawn on top of it |
 //! | [`access`] | the link between a customer and its provider, of several kinds of device |
 //! | `wire` | a link without a link-layer header: two tun devices and a thread |
+//! | [`concentrator`] | the other topology: a hub with two uplinks, and clients that it learns |
+//! | `nat` | a client's router with address translation |
 //! | [`wireguard`] | WireGuard at both ends |
 //! | [`impair`] | loss and black holes, by a TC program |
 //! | [`cut`] | the ways in which an uplink dies |
@@ -27,12 +29,14 @@ pub mod audit;
 pub mod bench;
 pub mod capture;
 pub mod clock;
+pub mod concentrator;
 pub mod cut;
 pub mod daemon;
 pub mod fixture;
 pub mod frame;
 pub mod host;
 pub mod impair;
+mod nat;
 pub mod poll;
 pub mod privilege;
 pub mod process;

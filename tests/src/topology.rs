@@ -27,7 +27,7 @@ use crate::access::{Access, Kind};
 use crate::host::Host;
 use crate::impair::Impair;
 use crate::poll;
-use crate::wireguard::{Keys, LISTEN_PORT, Peer, WireGuard};
+use crate::wireguard::{Keys, LISTEN_PORT, Peer, Setup, WireGuard};
 
 /// The branch's address inside the tunnel.
 pub const BRANCH_INNER: Ipv4Addr = Ipv4Addr::new(10, 57, 0, 1);
@@ -76,7 +76,7 @@ impl Uplink {
     }
 
     /// The first three groups of the IPv4 subnet between router and hub, and the first two of the IPv6 one.
-    fn transit(self) -> (&'static str, &'static str) {
+    pub(crate) fn transit(self) -> (&'static str, &'static str) {
         match self {
             Self::A => ("10.1.0", "fd57:1"),
             Self::B => ("10.2.0", "fd57:2"),
@@ -157,14 +157,14 @@ impl Lab {
             allowed_ip: "10.57.0.1/32",
             endpoint: None,
         };
-        let hub_wg = WireGuard::raise(&hub, &hub_keys, "10.57.0.2/24", &hub_peer)?;
+        let hub_wg = WireGuard::raise(&hub, &Setup::new(&hub_keys, "10.57.0.2/24", &[hub_peer]))?;
         let endpoint = Some(hub_endpoint(family));
         let branch_peer = Peer {
             public_key: &hub_keys.public,
             allowed_ip: "10.57.0.2/32",
             endpoint,
         };
-        let branch_wg = WireGuard::raise(&branch, &branch_keys, "10.57.0.1/24", &branch_peer)?;
+        let branch_wg = WireGuard::raise(&branch, &Setup::new(&branch_keys, "10.57.0.1/24", &[branch_peer]))?;
 
         let lab = Self {
             branch_wg,

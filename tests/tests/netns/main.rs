@@ -6,6 +6,7 @@
 //! skipped, and with `CI=true` they fail.
 
 mod command;
+mod concentrator;
 mod endures;
 mod kinds;
 mod laboratory;
@@ -15,6 +16,7 @@ mod outlives;
 mod refuses;
 mod scene;
 mod status;
+mod tunnels;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
