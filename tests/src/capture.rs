@@ -1,13 +1,13 @@
 //! What UDP passes by a host, as its devices see it: which device, which way, between which ends, and the first byte, WireGuard's message type.
 //!
 //! A packet socket (packet(7)) of the kind that leaves link-layer headers out, so that a tun device looks like any other. It sees what arrives before any TC
-//! program does, and what leaves after all of them. Packets for which its buffer has no room are missing: what is seen proves something, what is not seen
-//! only where little is sent.
+//! program does, and what leaves after all of them. Before and after are told by a marker, a packet of our own through the same queue, and not by clocks:
+//! what passed before a [`Mark`] was taken is before it, however late the thread gets to it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -18,11 +18,13 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use crate::clock::now_ns;
 use crate::host::Host;
+use crate::poll;
 
 /// How long the thread waits before it looks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
+/// How far behind the thread may be.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// Bytes of the socket's buffer.
 const BUFFER: usize = 8 << 20;
 /// Bytes of a packet that are looked at: both headers and the first byte.
@@ -34,8 +36,6 @@ const UDP: u8 = 17;
 /// A UDP packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// When it was taken note of, by CLOCK_MONOTONIC.
-    pub at_ns: u64,
     /// The device; a number where it is gone by now.
     pub device: String,
     /// It left by the device; else it arrived.
@@ -52,14 +52,27 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Capture {
     shared: Arc<Shared>,
+    marker: UdpSocket,
     thread: Option<JoinHandle<()>>,
 }
+
+/// A place in what passes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(usize);
 
 #[derive(Debug)]
 struct Shared {
     host: Host,
+    marker: SocketAddr,
     stop: AtomicBool,
-    seen: Mutex<Vec<Seen>>,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    seen: Vec<Seen>,
+    markers_sent: u64,
+    markers_seen: u64,
 }
 
 impl Capture {
@@ -80,10 +93,13 @@ impl Capture {
         setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarging the packet socket's buffer")?;
         let look = TimeVal::milliseconds(LOOK.as_millis() as i64);
         setsockopt(&socket, ReceiveTimeout, &look).context("bounding the packet socket's waits")?;
+        let marker = host.enter(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
+        let marker = marker.with_context(|| format!("a marker's socket in {}", host.name()))?;
         let shared = Arc::new(Shared {
             host: host.clone(),
+            marker: marker.local_addr()?,
             stop: AtomicBool::new(false),
-            seen: Mutex::default(),
+            progress: Mutex::default(),
         });
         let thread = thread::spawn({
             let shared = Arc::clone(&shared);
@@ -91,15 +107,43 @@ impl Capture {
         });
         Ok(Self {
             shared,
+            marker,
             thread: Some(thread),
         })
     }
 
-    /// What was seen at or after `from_ns` and is `wanted`.
-    pub fn since(&self, from_ns: u64, wanted: impl Fn(&Seen) -> bool) -> Vec<Seen> {
-        let seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let late = seen.iter().filter(|seen| seen.at_ns >= from_ns && wanted(seen));
-        late.cloned().collect()
+    /// This moment.
+    ///
+    /// # Errors
+    /// The thread does not get to it.
+    pub fn mark(&self) -> Result<Mark> {
+        self.catch_up()?;
+        Ok(Mark(self.shared.progress().seen.len()))
+    }
+
+    /// What has passed since `mark` and is `wanted`.
+    ///
+    /// # Errors
+    /// The thread does not get to it.
+    pub fn since(&self, mark: Mark, wanted: impl Fn(&Seen) -> bool) -> Result<Vec<Seen>> {
+        self.catch_up()?;
+        let progress = self.shared.progress();
+        let late = progress.seen.iter().skip(mark.0).filter(|seen| wanted(seen));
+        Ok(late.cloned().collect())
+    }
+
+    /// Waits until the thread has seen a marker that is sent now, and so everything before it.
+    fn catch_up(&self) -> Result<()> {
+        let number = {
+            let mut progress = self.shared.progress();
+            progress.markers_sent += 1;
+            progress.markers_sent
+        };
+        self.marker
+            .send_to(&[], self.shared.marker)
+            .context("sending a marker")?;
+        let what = format!("a marker in what passes by {}", self.shared.host.name());
+        poll::wait_until(&what, CATCH_UP, || Ok(self.shared.progress().markers_seen >= number))
     }
 }
 
@@ -112,6 +156,10 @@ impl Drop for Capture {
 }
 
 impl Shared {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn listen(&self, socket: &OwnedFd) {
         let mut names = BTreeMap::new();
         let mut buffer = [0; HEADERS];
@@ -120,17 +168,20 @@ impl Shared {
             let Ok((length, Some(from))) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) else {
                 continue;
             };
-            let at_ns = now_ns();
             let Some((source, destination, kind)) = buffer.get(..length).and_then(ends) else {
                 continue;
             };
+            let left = from.pkttype() == PACKET_OUTGOING;
+            if source == self.marker {
+                // It is seen twice, leaving and arriving.
+                self.progress().markers_seen += u64::from(!left);
+                continue;
+            }
             let device = names
                 .entry(from.ifindex())
                 .or_insert_with(|| name(from.ifindex()))
                 .clone();
-            let left = from.pkttype() == PACKET_OUTGOING;
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen {
-                at_ns,
+            self.progress().seen.push(Seen {
                 device,
                 left,
                 source,

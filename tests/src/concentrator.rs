@@ -25,7 +25,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 use std::os::fd::AsRawFd as _;
 
 use crate::access::{Access, Kind};
-use crate::capture::{Capture, Seen};
+use crate::capture::{Capture, Mark, Seen};
 use crate::daemon::uplinks_toml;
 use crate::frame::Frame;
 use crate::host::Host;
@@ -119,6 +119,10 @@ impl Client {
         Ok(())
     }
 }
+
+/// A moment in what passes by the providers' routers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks([Mark; 2]);
 
 /// A hub with two uplinks, and clients that it does not know yet.
 #[derive(Debug)]
@@ -214,26 +218,43 @@ impl Concentrator {
         ask((&self.hub, HUB_INNER), self.client(client).inner, bound)
     }
 
-    /// What the providers' routers saw the hub send to a client since `from_ns`, and over which uplink.
-    pub fn replies(&self, client: usize, from_ns: u64) -> Vec<(Uplink, Seen)> {
-        let address = self.client(client).address();
-        let reply = |seen: &Seen| !seen.left && seen.device == self.hub.name() && seen.destination.ip() == address;
-        let over = |(uplink, capture): (Uplink, &Capture)| {
-            let seen = capture.since(from_ns, reply);
-            seen.into_iter().map(move |seen| (uplink, seen))
-        };
-        Uplink::ALL.into_iter().zip(&self.captures).flat_map(over).collect()
+    /// This moment, in what passes by the providers' routers.
+    ///
+    /// # Errors
+    /// A capture does not keep up.
+    pub fn mark(&self) -> Result<Marks> {
+        let [a, b] = &self.captures;
+        Ok(Marks([a.mark()?, b.mark()?]))
     }
 
-    /// How many packets from `source` to `destination` the providers' routers have sent to the hub since `from_ns`.
-    pub fn delivered(&self, source: SocketAddr, destination: SocketAddr, from_ns: u64) -> usize {
+    /// What the providers' routers saw the hub send to a client since then, and over which uplink: each uplink's in order.
+    ///
+    /// # Errors
+    /// A capture does not keep up.
+    pub fn replies(&self, client: usize, since: Marks) -> Result<Vec<(Uplink, Seen)>> {
+        let address = self.client(client).address();
+        let reply = |seen: &Seen| !seen.left && seen.device == self.hub.name() && seen.destination.ip() == address;
+        self.seen(since, reply)
+    }
+
+    /// How many packets from `source` to `destination` the providers' routers have sent to the hub since then.
+    ///
+    /// # Errors
+    /// A capture does not keep up.
+    pub fn delivered(&self, source: SocketAddr, destination: SocketAddr, since: Marks) -> Result<usize> {
         let this = |seen: &Seen| {
             seen.left && seen.device == self.hub.name() && seen.source == source && seen.destination == destination
         };
-        self.captures
-            .iter()
-            .map(|capture| capture.since(from_ns, this).len())
-            .sum()
+        Ok(self.seen(since, this)?.len())
+    }
+
+    fn seen(&self, since: Marks, wanted: impl Fn(&Seen) -> bool) -> Result<Vec<(Uplink, Seen)>> {
+        let mut all = Vec::new();
+        for ((uplink, capture), mark) in Uplink::ALL.into_iter().zip(&self.captures).zip(since.0) {
+            let seen = capture.since(mark, &wanted)?;
+            all.extend(seen.into_iter().map(|seen| (uplink, seen)));
+        }
+        Ok(all)
     }
 
     /// The attacker sends a UDP packet in anybody's name.

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use wgxdp_tests::clock::now_ns;
-use wgxdp_tests::concentrator::{BEHIND_NAT, CLIENTS, Concentrator, Local};
+use wgxdp_tests::concentrator::{BEHIND_NAT, CLIENTS, Concentrator, Local, Marks};
 use wgxdp_tests::daemon::Daemon;
 use wgxdp_tests::poll::{self, observe_for};
 use wgxdp_tests::topology::Uplink;
@@ -36,10 +35,10 @@ impl Scene {
 
     /// The client speaks to `local`, and from the very first packet on that is where all answers come from.
     fn starts_at(&self, client: usize, local: Local) -> Result<()> {
-        let from_ns = now_ns();
+        let mark = self.lab.mark()?;
         self.lab.point(client, local)?;
         self.logged(self.lab.client(client).ask_hub(BOUND))?;
-        self.answered_by(client, local, from_ns)
+        self.answered_by(client, local, mark)
     }
 
     /// The client speaks to `local` from now on; once the hub has heard it, that is where all answers come from.
@@ -51,15 +50,15 @@ impl Scene {
 
     /// What the client and the hub have to say to each other now goes where the client speaks.
     fn stays_at(&self, client: usize, local: Local) -> Result<()> {
-        let from_ns = now_ns();
+        let mark = self.lab.mark()?;
         self.logged(self.lab.client(client).ask_hub(BOUND))?;
         self.logged(self.lab.ask_client(client, BOUND))?;
-        self.answered_by(client, local, from_ns)
+        self.answered_by(client, local, mark)
     }
 
-    /// All that the hub has sent to the client since `from_ns` left by the uplink of `local` and from its address.
-    fn answered_by(&self, client: usize, local: Local, from_ns: u64) -> Result<()> {
-        let replies = self.lab.replies(client, from_ns);
+    /// All that the hub has sent to the client since `mark` left by the uplink of `local` and from its address.
+    fn answered_by(&self, client: usize, local: Local, mark: Marks) -> Result<()> {
+        let replies = self.lab.replies(client, mark)?;
         self.logged((|| {
             ensure!(!replies.is_empty(), "no router saw anything for client {client}");
             let stray = replies
@@ -71,13 +70,6 @@ impl Scene {
             );
             Ok(())
         })())
-    }
-
-    /// The hub's latest packet to the client.
-    fn latest_reply(&self, client: usize, from_ns: u64) -> Result<(Uplink, SocketAddr)> {
-        let replies = self.lab.replies(client, from_ns);
-        let (uplink, seen) = replies.iter().max_by_key(|(_, seen)| seen.at_ns).context("no reply")?;
-        Ok((*uplink, seen.destination))
     }
 
     fn logged<T>(&self, outcome: Result<T>) -> Result<T> {
@@ -141,10 +133,10 @@ fn a_client_behind_a_nat_shakes_hands_on_the_standby_uplink() -> Result<()> {
         return Ok(());
     };
     let scene = Scene::raise()?;
-    let (from_ns, local) = (now_ns(), Local::Primary(Uplink::B));
+    let (mark, local) = (scene.lab.mark()?, Local::Primary(Uplink::B));
     scene.lab.point(BEHIND_NAT, local)?;
     scene.logged(scene.lab.client(BEHIND_NAT).ask_hub(NO_REPETITION))?;
-    scene.answered_by(BEHIND_NAT, local, from_ns)
+    scene.answered_by(BEHIND_NAT, local, mark)
 }
 
 /// When the uplink at which a client speaks goes down, the hub's packets leave by the other one and the client follows them.
@@ -200,12 +192,13 @@ fn a_client_whose_port_changes_is_followed() -> Result<()> {
         scene.starts_at(client, local)?;
         scene.lab.client(client).move_to_port(50_000)?;
         scene.logged(scene.lab.client(client).ask_hub(BOUND))?;
-        let from_ns = now_ns();
+        let mark = scene.lab.mark()?;
         scene.stays_at(client, local)?;
-        let (_, whither) = scene.latest_reply(client, from_ns)?;
+        let replies = scene.lab.replies(client, mark)?;
+        let stray = replies.iter().find(|(_, seen)| seen.destination.port() != 50_000);
         ensure!(
-            whither.port() == 50_000,
-            "client {client} is at port 50000, and the hub answers to {whither}"
+            stray.is_none(),
+            "client {client} has moved to port 50000, and the hub answered by {stray:?}"
         );
     }
     Ok(())
@@ -245,7 +238,7 @@ fn forged_packets_move_nothing() -> Result<()> {
         (0, 40),
         (7, 1),
     ] {
-        let from_ns = now_ns();
+        let mark = scene.lab.mark()?;
         for seed in 1..=20 {
             scene
                 .lab
@@ -253,7 +246,7 @@ fn forged_packets_move_nothing() -> Result<()> {
         }
         let what = format!("forged packets of type {kind} at the hub");
         poll::wait_until(&what, BOUND, || {
-            Ok(scene.lab.delivered(name, elsewhere.endpoint(), from_ns) >= 20)
+            Ok(scene.lab.delivered(name, elsewhere.endpoint(), mark)? >= 20)
         })?;
         scene
             .stays_at(client, local)
