@@ -115,8 +115,10 @@ impl Access {
             Kind::Tun => {
                 // What is left of a wire of which one end was deleted.
                 self.wire = None;
-                let ends = ((&self.customer, near), (&self.router, far));
-                self.wire = Some(Wire::lay(ends.0, ends.1, |_, _| true)?);
+                self.wire = Some(Wire::lay((&self.customer, near), (&self.router, far), |_, _| true)?);
+                // Without a hardware address the kernel takes a random link-local one, else this decides (RFC 7217).
+                let secret = format!("net/ipv6/conf/{near}/stable_secret");
+                self.customer.sysctl(&[(&secret, "fd57::1")])?;
             }
         }
         self.configure_router()?;
