@@ -16,7 +16,7 @@ use wgxdp_tests::topology::{Family, Uplink};
 use wgxdp_tests::wireguard::LISTEN_PORT;
 
 use crate::command::status;
-use crate::scene::{Scene, goes_on, nothing_lost};
+use crate::scene::{Scene, nothing_lost};
 use crate::status::path;
 use crate::{BOUND, alone};
 
@@ -53,7 +53,6 @@ fn moves_to_the_standby(scene: &mut Scene, capture: &Capture, cut: Cut) -> Resul
     scene.log_on_error(scene.traffic.await_udp(now_ns(), BOUND))?;
     scene.log_on_error(scene.traffic.tcp.await_life(mark, BOUND))?;
     scene.await_uplink(Uplink::B)?;
-    scene.log_on_error(goes_on(scene.traffic.observe_since(severed.at_ns)?.both()))?;
     scene.log_on_error(all_from(scene, capture, Uplink::B))?;
     Ok(severed)
 }
