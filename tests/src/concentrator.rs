@@ -1,14 +1,14 @@
 //! The other topology: a hub with two uplinks that learns its clients.
 //!
 //! ```text
-//!  client 0 ──────────┐                ┌───────┐   192.0.2.0/24
-//!   10.10.0.2         │            ┌───│ isp-a │─────────────── isp-a ┌─────┐
-//!  client 1 ──────────┤ ┌──────────┤   └───────┘ .1           .10,.11 │ hub │ lo: 203.0.113.1
-//!   10.10.1.2         ├─│ internet │                                  │     │
-//!  client 2 ── NAT ───┤ └──────────┤   ┌───────┐ .1           .10,.11 └─────┘
-//!   192.168.57.2      │            └───│ isp-b │─────────────── isp-b   wg0
-//!     as 10.10.2.2    │                └───────┘   198.51.100.0/24      10.57.0.1
-//!  attacker ──────────┘
+//!  10.10.0.2     client-0 ───────┐              ┌───────┐      192.0.2.0/24
+//!                                │          ┌───┤ isp-a ├────────────────── isp-a ┌─────┐
+//!  10.10.1.2     client-1 ───────┤          │   └───────┘ .1             .10, .11 │     │ lo: 203.0.113.1
+//!                                ├ internet ┤                                     │ hub │
+//!  192.168.57.2  client-2 ─ NAT ─┤          │   ┌───────┐ .1             .10, .11 │     │ wg0: 10.57.0.1
+//!   as 10.10.2.2                 │          └───┤ isp-b ├────────────────── isp-b └─────┘
+//!  10.10.99.2    attacker ───────┘              └───────┘    198.51.100.0/24
+//!                                   10.1.0.0/24, 10.2.0.0/24
 //! ```
 //!
 //! wgxdp runs in the hub, where WireGuard knows three peers and none of their endpoints. Each client chooses the address of the hub that it speaks to: one
@@ -16,13 +16,12 @@
 //! address that is not theirs to route (RFC 2827); the internet lets everything pass, and the attacker sends whatever it likes in anybody's name.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
-
-use std::os::fd::AsRawFd as _;
 
 use crate::access::{Access, Kind};
 use crate::capture::{Capture, Mark, Seen};
@@ -296,7 +295,9 @@ impl Concentrator {
     /// # Errors
     /// What `ip` said.
     pub fn restore(&self, uplink: Uplink) -> Result<()> {
-        self.access(uplink).plug()
+        let access = self.access(uplink);
+        access.plug()?;
+        route_service(uplink, access)
     }
 
     fn access(&self, uplink: Uplink) -> &Access {
@@ -341,14 +342,21 @@ fn raise_isp(uplink: Uplink, hub: &Host, internet: &Host) -> Result<Access> {
     router.ip([format!("route add default via {transit}.2 dev {INTERNET}")])?;
     let mut access = Access::new(uplink, Kind::Veth, hub, &router);
     access.lay()?;
-    let device = access.router_device();
-    router.ip([format!("route add {SERVICE}/32 via {subnet}.10 dev {device}")])?;
-    router.sysctl(&[(&format!("net/ipv4/conf/{device}/rp_filter"), "1")])?;
+    route_service(uplink, &access)?;
+    let filter = format!("net/ipv4/conf/{}/rp_filter", access.router_device());
+    router.sysctl(&[(&filter, "1")])?;
     hub.ip([format!(
         "addr add {}/24 dev {name}",
         Local::Secondary(uplink).endpoint().ip()
     )])?;
     Ok(access)
+}
+
+/// The provider leads to the hub's address of no uplink.
+fn route_service(uplink: Uplink, access: &Access) -> Result<()> {
+    let ((subnet, _), device) = (uplink.subnets(), access.router_device());
+    let line = format!("route replace {SERVICE}/32 via {subnet}.10 dev {device}");
+    access.router().ip([line])
 }
 
 /// Joins a host to the internet at this address of a /24, by Ethernet.

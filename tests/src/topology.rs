@@ -12,11 +12,10 @@
 //!                   2001:db8:b::/64                       fd57:2::/64
 //! ```
 //!
-//! A device is named after the host at its other end. The branch's default routes go through isp-a (metric 100) and
-//! isp-b (metric 200), for both families; there is no address translation, and the hub returns packets for an uplink's
-//! subnet through that uplink's provider. The two links on the left are of any [kind](Kind) of device, veth unless asked otherwise. rp_filter is strict at the branch and the hub. Impairments sit in the two
-//! routers. Neighbours between routers and hub are permanent: a cut there is silent, nobody answers "unreachable", as
-//! when a provider breaks deep inside.
+//! A device is named after the host at its other end. The links on the left are of any [kind](Kind) of device, veth unless asked otherwise. The branch's default
+//! routes go through isp-a (metric 100) and isp-b (metric 200), for both families; there is no address translation, and the hub returns packets for an uplink's
+//! subnet through that uplink's provider. rp_filter is strict at the branch and the hub. Impairments sit in the two routers. Neighbours between routers and hub
+//! are permanent: a cut there is silent, nobody answers "unreachable", as when a provider breaks deep inside.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -46,7 +45,7 @@ pub enum Family {
     V6,
 }
 
-/// One of the branch's two uplinks.
+/// One of the two uplinks, of the branch or (see [`crate::concentrator`]) of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Uplink {
     /// The preferred one.
@@ -59,7 +58,7 @@ impl Uplink {
     /// Both.
     pub const ALL: [Self; 2] = [Self::A, Self::B];
 
-    /// Its name: the branch's device, and the provider's router.
+    /// Its name: the device, and the provider's router.
     pub fn name(self) -> &'static str {
         match self {
             Self::A => "isp-a",
@@ -89,7 +88,7 @@ pub(crate) const TO_BRANCH: &str = "branch";
 /// A router's device towards the hub.
 pub(crate) const TO_HUB: &str = "hub";
 
-/// A provider's router.
+/// A provider: its router with the link to the branch, and what it does to packets.
 #[derive(Debug)]
 pub(crate) struct Isp {
     pub(crate) access: Access,
@@ -291,7 +290,6 @@ pub(crate) const FORWARD: &[(&str, &str)] = &[
 fn raise_isp(uplink: Uplink, kind: Kind, branch: &Host, hub: &Host) -> Result<Isp> {
     let router = Host::new(uplink.name())?;
     router.sysctl(&[QUIET, FORWARD].concat())?;
-
     let (name, (v4, v6), (lan4, lan6)) = (uplink.name(), uplink.transit(), uplink.subnets());
     // Fixed addresses, so that the permanent neighbours can be written down on both sides.
     let (router_mac, hub_mac) = ("02:57:00:00:00:01", "02:57:00:00:00:02");

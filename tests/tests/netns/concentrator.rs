@@ -173,6 +173,20 @@ fn another_uplink_carries(down: impl Fn(&Concentrator, Uplink) -> Result<()>) ->
     scene.moves_to(1, Local::Primary(Uplink::B))
 }
 
+/// An address of no uplink stays the client's when its providers lead to it another way.
+#[test]
+fn an_address_of_no_uplink_outlives_an_uplink() -> Result<()> {
+    let Some(_alone) = alone("an address of no uplink and a pulled cable") else {
+        return Ok(());
+    };
+    let scene = Scene::raise()?;
+    scene.starts_at(0, Local::Service(Uplink::A))?;
+    scene.lab.pull(Uplink::A)?;
+    scene.moves_to(0, Local::Service(Uplink::B))?;
+    scene.lab.restore(Uplink::A)?;
+    scene.moves_to(0, Local::Service(Uplink::A))
+}
+
 #[test]
 fn another_uplink_carries_a_clients_packets_while_its_own_has_no_carrier() -> Result<()> {
     let Some(_alone) = alone("a pulled cable at the hub") else {
@@ -236,7 +250,8 @@ fn a_table_for_each_uplink_is_enough_as_long_as_both_are_up() -> Result<()> {
     };
     let scene = Scene::with_tables()?;
     scene.starts_at(0, Local::Primary(Uplink::B))?;
-    scene.starts_at(1, Local::Secondary(Uplink::B))?;
+    scene.starts_at(1, Local::Service(Uplink::A))?;
+    scene.moves_to(1, Local::Secondary(Uplink::B))?;
     scene.starts_at(BEHIND_NAT, Local::Primary(Uplink::A))?;
     scene.moves_to(BEHIND_NAT, Local::Secondary(Uplink::A))?;
     ports_are_followed(&scene, Local::Primary(Uplink::B))?;
