@@ -58,9 +58,10 @@ impl Second {
     /// Its part of the configuration.
     fn toml(&self, lab: &Lab) -> String {
         let (key, ip) = (&self.hub_public_key, lab.hub_endpoint().ip());
+        let interval = Settings::default().probe_interval.as_millis();
         format!(
             "\n[[tunnel]]\ninterface = \"{SECOND}\"\n\n[[tunnel.peer]]\npublic-key = \"{key}\"\nname = \"second\"\n\
-             endpoints = [\"{ip}:{SECOND_PORT}\"]\nprobe = {{ kind = \"icmp\", interval = \"20ms\" }}\n"
+             endpoints = [\"{ip}:{SECOND_PORT}\"]\nprobe = {{ kind = \"icmp\", interval = \"{interval}ms\" }}\n"
         )
     }
 }
