@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -232,7 +233,8 @@ fn wireguard_go(host: &Host, interface: &str) -> Result<Process> {
             bail!("wireguard-go ended ({status})");
         }
         let socket = format!("/var/run/wireguard/{interface}.sock");
-        Ok(host.enter(|| std::path::Path::new(&socket).exists()))
+        // Being there is not enough: until it listens `wg` takes the socket for a dead one's and removes it.
+        Ok(host.enter(|| UnixStream::connect(&socket)).is_ok())
     })?;
     Ok(process)
 }
