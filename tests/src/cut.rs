@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::clock::now_ns;
 use crate::impair::Loss;
-use crate::topology::{self, Lab, TO_BRANCH, TO_HUB, Uplink};
+use crate::topology::{Lab, TO_BRANCH, TO_HUB, Uplink};
 
 /// A way in which an uplink dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ pub enum Cut {
     BlackholeUp,
     /// Beyond the provider's router nothing passes towards the branch.
     BlackholeDown,
-    /// The far end of the branch's link goes down: the cable is pulled.
+    /// The far end of the branch's link goes down: the cable is pulled, or the modem hangs up.
     CarrierLoss,
     /// Someone sets the branch's interface down: the kernel removes its routes and its IPv6 addresses.
     AdminDown,
@@ -98,7 +98,7 @@ impl Lab {
             Cut::GatewaySilent => self.lose(uplink, TO_BRANCH, Loss::ALL)?,
             Cut::CarrierLoss => {
                 let at_ns = now_ns();
-                self.isp(uplink).router.run("ip", &["link", "set", TO_BRANCH, "down"])?;
+                self.isp(uplink).access.pull()?;
                 at_ns
             }
             Cut::AdminDown => {
@@ -108,7 +108,7 @@ impl Lab {
             }
             Cut::Delete => {
                 let at_ns = now_ns();
-                self.branch.run("ip", &["link", "delete", uplink.name()])?;
+                self.isp(uplink).access.delete()?;
                 at_ns
             }
         };
@@ -125,15 +125,9 @@ impl Lab {
         match cut {
             Cut::Blackhole | Cut::BlackholeUp | Cut::BlackholeDown => return self.lose(uplink, TO_HUB, Loss::NONE),
             Cut::GatewaySilent => return self.lose(uplink, TO_BRANCH, Loss::NONE),
-            Cut::CarrierLoss => {
-                topology::configure_access_router(uplink, &self.isp(uplink).router)?;
-                topology::configure_access_branch(uplink, &self.branch)?;
-            }
-            Cut::AdminDown => topology::configure_access_branch(uplink, &self.branch)?,
-            Cut::Delete => {
-                let branch = self.branch.clone();
-                topology::raise_access(uplink, &branch, self.isp_mut(uplink))?;
-            }
+            Cut::CarrierLoss => self.isp(uplink).access.plug()?,
+            Cut::AdminDown => self.isp(uplink).access.configure_customer()?,
+            Cut::Delete => self.isp_mut(uplink).lay_access()?,
         }
         Ok(now_ns())
     }

@@ -1,4 +1,4 @@
-//! wgxdp under test: the real binary, in the branch, with a configuration of its own.
+//! wgxdp under test: the real binary, in the branch or wherever it is to run, with a configuration of its own.
 
 use std::env;
 use std::io::{BufRead as _, BufReader, Read};
@@ -19,7 +19,7 @@ use crate::wireguard::INTERFACE;
 
 /// Names the binary to test; without it, the one beside the running program.
 pub const BINARY_VARIABLE: &str = "WGXDP_BIN";
-/// Where the laboratory writes the configuration, in the branch.
+/// Where the laboratory writes the configuration, in the daemon's host.
 pub const CONFIG_FILE: &str = "/run/wgxdp.toml";
 /// What the daemon logs once it steers.
 const READY: &str = "ready";
@@ -51,14 +51,10 @@ impl Default for Settings {
 impl Settings {
     /// The file for `lab`.
     pub fn toml(&self, lab: &Lab) -> String {
-        let uplinks = Uplink::ALL.map(|uplink| {
-            let (name, cost) = (uplink.name(), uplink.cost());
-            format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{name}\"\ncost = {cost}\n\n")
-        });
         format!(
             "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
              endpoints = [\"{}\"]\nprobe = {{ kind = \"icmp\", interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
-            uplinks.concat(),
+            uplinks_toml(),
             lab.hub_public_key(),
             lab.hub_endpoint(),
             self.probe_interval.as_millis(),
@@ -66,6 +62,15 @@ impl Settings {
             self.more,
         )
     }
+}
+
+/// Both uplinks, for a configuration.
+pub(crate) fn uplinks_toml() -> String {
+    let uplink = |uplink: Uplink| {
+        let (name, cost) = (uplink.name(), uplink.cost());
+        format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{name}\"\ncost = {cost}\n\n")
+    };
+    Uplink::ALL.map(uplink).concat()
 }
 
 /// What the daemon has logged so far; clones see the same.
@@ -102,8 +107,16 @@ impl Daemon {
     /// # Errors
     /// There is no binary, or the daemon ended or was not ready in time: then with its log.
     pub fn start(lab: &Lab, settings: &Settings) -> Result<Self> {
-        lab.branch.write(CONFIG_FILE, &settings.toml(lab))?;
-        let mut daemon = Self::spawn(&lab.branch, &["run", "--config", CONFIG_FILE])?;
+        Self::start_in(&lab.branch, &settings.toml(lab))
+    }
+
+    /// Starts the daemon in `host` with a configuration of this text and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in(host: &Host, toml: &str) -> Result<Self> {
+        host.write(CONFIG_FILE, toml)?;
+        let mut daemon = Self::spawn(host, &["run", "--config", CONFIG_FILE])?;
         daemon.await_ready()?;
         Ok(daemon)
     }

@@ -5,10 +5,15 @@
 //! | [`host`] | a host: an anonymous pair of namespaces |
 //! | [`process`] | processes that never outlive the laboratory |
 //! | [`topology`] | hosts and links, drawn on top of it |
+//! | [`access`] | the link between a customer and its provider, of several kinds of device |
+//! | `wire` | a link without a link-layer header: two tun devices and a thread |
+//! | [`concentrator`] | the other topology: a hub with two uplinks, and clients that it learns |
+//! | `nat` | a client's router with address translation |
 //! | [`wireguard`] | WireGuard at both ends |
 //! | [`impair`] | loss and black holes, by a TC program |
 //! | [`cut`] | the ways in which an uplink dies |
 //! | [`traffic`] | what an application in the tunnel sends, and what became of it |
+//! | [`capture`] | which packets pass by a host |
 //! | [`trial`] | cut, measure, heal, measure |
 //! | [`daemon`] | wgxdp under test |
 //! | [`audit`] | what is on a host, before and after |
@@ -19,15 +24,19 @@
 //!
 //! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else.
 
+pub mod access;
 pub mod audit;
 pub mod bench;
+pub mod capture;
 pub mod clock;
+pub mod concentrator;
 pub mod cut;
 pub mod daemon;
 pub mod fixture;
 pub mod frame;
 pub mod host;
 pub mod impair;
+mod nat;
 pub mod poll;
 pub mod privilege;
 pub mod process;
@@ -35,4 +44,5 @@ pub mod progrun;
 pub mod topology;
 pub mod traffic;
 pub mod trial;
+mod wire;
 pub mod wireguard;

@@ -12,21 +12,21 @@
 //!                   2001:db8:b::/64                       fd57:2::/64
 //! ```
 //!
-//! A device is named after the host at its other end. The branch's default routes go through isp-a (metric 100) and
-//! isp-b (metric 200), for both families; there is no address translation, and the hub returns packets for an uplink's
-//! subnet through that uplink's provider. rp_filter is strict at the branch and the hub. Impairments sit in the two
-//! routers. Neighbours between routers and hub are permanent: a cut there is silent, nobody answers "unreachable", as
-//! when a provider breaks deep inside.
+//! A device is named after the host at its other end. The links on the left are of any [kind](Kind) of device, veth unless asked otherwise. The branch's default
+//! routes go through isp-a (metric 100) and isp-b (metric 200), for both families; there is no address translation, and the hub returns packets for an uplink's
+//! subnet through that uplink's provider. rp_filter is strict at the branch and the hub. Impairments sit in the two routers. Neighbours between routers and hub
+//! are permanent: a cut there is silent, nobody answers "unreachable", as when a provider breaks deep inside.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::access::{Access, Kind};
 use crate::host::Host;
 use crate::impair::Impair;
 use crate::poll;
-use crate::wireguard::{Keys, LISTEN_PORT, Peer, WireGuard};
+use crate::wireguard::{Keys, LISTEN_PORT, Peer, Setup, WireGuard};
 
 /// The branch's address inside the tunnel.
 pub const BRANCH_INNER: Ipv4Addr = Ipv4Addr::new(10, 57, 0, 1);
@@ -45,7 +45,7 @@ pub enum Family {
     V6,
 }
 
-/// One of the branch's two uplinks.
+/// One of the two uplinks, of the branch or (see [`crate::concentrator`]) of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Uplink {
     /// The preferred one.
@@ -58,7 +58,7 @@ impl Uplink {
     /// Both.
     pub const ALL: [Self; 2] = [Self::A, Self::B];
 
-    /// Its name: the branch's device, and the provider's router.
+    /// Its name: the device, and the provider's router.
     pub fn name(self) -> &'static str {
         match self {
             Self::A => "isp-a",
@@ -74,45 +74,11 @@ impl Uplink {
         }
     }
 
-    /// The branch's address on it.
-    pub fn branch_address(self, family: Family) -> IpAddr {
-        match (self, family) {
-            (Self::A, Family::V4) => Ipv4Addr::new(192, 0, 2, 10).into(),
-            (Self::B, Family::V4) => Ipv4Addr::new(198, 51, 100, 10).into(),
-            (Self::A, Family::V6) => Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0x10).into(),
-            (Self::B, Family::V6) => Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 0x10).into(),
-        }
-    }
-
-    /// The first three groups of its IPv4 subnet, and the first three of its IPv6 subnet.
-    fn subnets(self) -> (&'static str, &'static str) {
-        match self {
-            Self::A => ("192.0.2", "2001:db8:a"),
-            Self::B => ("198.51.100", "2001:db8:b"),
-        }
-    }
-
-    /// The same for the subnet between router and hub.
-    fn transit(self) -> (&'static str, &'static str) {
+    /// The first three groups of the IPv4 subnet between router and hub, and the first two of the IPv6 one.
+    pub(crate) fn transit(self) -> (&'static str, &'static str) {
         match self {
             Self::A => ("10.1.0", "fd57:1"),
             Self::B => ("10.2.0", "fd57:2"),
-        }
-    }
-
-    /// The hardware address of the branch's device: the same when the device comes back, so that all that is derived
-    /// from it is the same too.
-    fn mac(self) -> &'static str {
-        match self {
-            Self::A => "02:57:00:00:0a:10",
-            Self::B => "02:57:00:00:0b:10",
-        }
-    }
-
-    fn metric(self) -> u32 {
-        match self {
-            Self::A => 100,
-            Self::B => 200,
         }
     }
 }
@@ -122,11 +88,19 @@ pub(crate) const TO_BRANCH: &str = "branch";
 /// A router's device towards the hub.
 pub(crate) const TO_HUB: &str = "hub";
 
-/// A provider's router.
+/// A provider: its router with the link to the branch, and what it does to packets.
 #[derive(Debug)]
 pub(crate) struct Isp {
-    pub(crate) router: Host,
+    pub(crate) access: Access,
     pub(crate) impair: Impair,
+}
+
+impl Isp {
+    /// Lays the access link: at first, and again after it was deleted.
+    pub(crate) fn lay_access(&mut self) -> Result<()> {
+        self.access.lay()?;
+        self.impair.attach(self.access.router_device())
+    }
 }
 
 /// A laboratory with a tunnel that works.
@@ -154,6 +128,14 @@ impl Lab {
     /// # Errors
     /// Not root, a program is missing, or the kernel lacks something; the message says which.
     pub fn raise(family: Family) -> Result<Self> {
+        Self::raise_over([Kind::Veth; 2], family)
+    }
+
+    /// The same with uplinks of these kinds: isp-a's, isp-b's.
+    ///
+    /// # Errors
+    /// As [`Self::raise`].
+    pub fn raise_over(kinds: [Kind; 2], family: Family) -> Result<Self> {
         let [branch, hub] = ["branch", "hub"].map(Host::new);
         let (branch, hub) = (branch?, hub?);
         branch.sysctl(&[QUIET, STRICT, &IGNORE_STRAY_ROUTES].concat())?;
@@ -162,9 +144,11 @@ impl Lab {
             format!("addr add {HUB_V4}/32 dev lo"),
             format!("addr add {HUB_V6}/128 dev lo nodad"),
         ])?;
-        let isps = [Uplink::A, Uplink::B].map(|uplink| raise_isp(uplink, &branch, &hub));
-        let [isp_a, isp_b] = isps;
-        let isps = [isp_a?, isp_b?];
+        let [kind_a, kind_b] = kinds;
+        let isps = [
+            raise_isp(Uplink::A, kind_a, &branch, &hub)?,
+            raise_isp(Uplink::B, kind_b, &branch, &hub)?,
+        ];
 
         let (branch_keys, hub_keys) = (Keys::generate()?, Keys::generate()?);
         let hub_peer = Peer {
@@ -172,14 +156,14 @@ impl Lab {
             allowed_ip: "10.57.0.1/32",
             endpoint: None,
         };
-        let hub_wg = WireGuard::raise(&hub, &hub_keys, "10.57.0.2/24", &hub_peer)?;
+        let hub_wg = WireGuard::raise(&hub, &Setup::new(&hub_keys, "10.57.0.2/24", &[hub_peer]))?;
         let endpoint = Some(hub_endpoint(family));
         let branch_peer = Peer {
             public_key: &hub_keys.public,
             allowed_ip: "10.57.0.2/32",
             endpoint,
         };
-        let branch_wg = WireGuard::raise(&branch, &branch_keys, "10.57.0.1/24", &branch_peer)?;
+        let branch_wg = WireGuard::raise(&branch, &Setup::new(&branch_keys, "10.57.0.1/24", &[branch_peer]))?;
 
         let lab = Self {
             branch_wg,
@@ -229,7 +213,7 @@ impl Lab {
     /// `wg` failed.
     pub fn uplink_in_use(&self) -> Result<Option<Uplink>> {
         let endpoint = self.hub_wg.endpoint()?;
-        let uses = |uplink: &Uplink| endpoint.is_some_and(|seen| seen.ip() == uplink.branch_address(self.family));
+        let uses = |uplink: &Uplink| endpoint.is_some_and(|seen| seen.ip() == uplink.address(self.family));
         Ok(Uplink::ALL.into_iter().find(uses))
     }
 
@@ -282,20 +266,20 @@ fn hub_endpoint(family: Family) -> SocketAddr {
 }
 
 /// No duplicate address detection and no router advertisements: addresses work at once and are ours alone.
-const QUIET: &[(&str, &str)] = &[
+pub(crate) const QUIET: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/accept_dad", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
     ("net/ipv6/conf/all/accept_ra", "0"),
     ("net/ipv6/conf/default/accept_ra", "0"),
 ];
 /// Every device made from now on filters by the reverse path, strictly.
-const STRICT: &[(&str, &str)] = &[
+pub(crate) const STRICT: &[(&str, &str)] = &[
     ("net/ipv4/conf/all/rp_filter", "1"),
     ("net/ipv4/conf/default/rp_filter", "1"),
 ];
 /// The kernel's own default, stated because what plain WireGuard does depends on it.
 const IGNORE_STRAY_ROUTES: [(&str, &str); 1] = [("net/ipv4/conf/all/ignore_routes_with_linkdown", "0")];
-const FORWARD: &[(&str, &str)] = &[
+pub(crate) const FORWARD: &[(&str, &str)] = &[
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
@@ -303,20 +287,17 @@ const FORWARD: &[(&str, &str)] = &[
 ];
 
 /// A router, its link to the hub, and its link to the branch.
-fn raise_isp(uplink: Uplink, branch: &Host, hub: &Host) -> Result<Isp> {
+fn raise_isp(uplink: Uplink, kind: Kind, branch: &Host, hub: &Host) -> Result<Isp> {
     let router = Host::new(uplink.name())?;
     router.sysctl(&[QUIET, FORWARD].concat())?;
-    let impair = Impair::load(&router)?;
-    let mut isp = Isp { router, impair };
-
     let (name, (v4, v6), (lan4, lan6)) = (uplink.name(), uplink.transit(), uplink.subnets());
     // Fixed addresses, so that the permanent neighbours can be written down on both sides.
     let (router_mac, hub_mac) = ("02:57:00:00:00:01", "02:57:00:00:00:02");
-    isp.router.ip([format!(
+    router.ip([format!(
         "link add {TO_HUB} address {router_mac} type veth peer name {name} address {hub_mac} netns {}",
         hub.netns_path()
     )])?;
-    isp.router.ip([
+    router.ip([
         format!("addr add {v4}.1/24 dev {TO_HUB}"),
         format!("addr add {v6}::1/64 dev {TO_HUB} nodad"),
         format!("link set {TO_HUB} up"),
@@ -334,41 +315,13 @@ fn raise_isp(uplink: Uplink, branch: &Host, hub: &Host) -> Result<Isp> {
         format!("route add {lan4}.0/24 via {v4}.1 dev {name}"),
         format!("route add {lan6}::/64 via {v6}::1 dev {name}"),
     ])?;
+    let mut isp = Isp {
+        access: Access::new(uplink, kind, branch, &router),
+        impair: Impair::load(&router)?,
+    };
     isp.impair.attach(TO_HUB)?;
-    raise_access(uplink, branch, &mut isp)?;
+    isp.lay_access()?;
     Ok(isp)
-}
-
-/// The link between branch and router: at first, and again after it was deleted.
-pub(crate) fn raise_access(uplink: Uplink, branch: &Host, isp: &mut Isp) -> Result<()> {
-    let (name, mac, netns) = (uplink.name(), uplink.mac(), branch.netns_path());
-    let line = format!("link add {TO_BRANCH} type veth peer name {name} address {mac} netns {netns}");
-    isp.router.ip([line])?;
-    isp.impair.attach(TO_BRANCH)?;
-    configure_access_router(uplink, &isp.router)?;
-    configure_access_branch(uplink, branch)
-}
-
-/// The router's side of the access link; whatever is there already stays.
-pub(crate) fn configure_access_router(uplink: Uplink, router: &Host) -> Result<()> {
-    let (v4, v6) = uplink.subnets();
-    router.ip([
-        format!("link set {TO_BRANCH} up"),
-        format!("addr replace {v4}.1/24 dev {TO_BRANCH}"),
-        format!("addr replace {v6}::1/64 dev {TO_BRANCH} nodad"),
-    ])
-}
-
-/// The branch's side, as a network manager would set it up when the link appears; whatever is there already stays.
-pub(crate) fn configure_access_branch(uplink: Uplink, branch: &Host) -> Result<()> {
-    let (name, (v4, v6), metric) = (uplink.name(), uplink.subnets(), uplink.metric());
-    branch.ip([
-        format!("link set {name} up"),
-        format!("addr replace {v4}.10/24 dev {name}"),
-        format!("addr replace {v6}::10/64 dev {name} nodad"),
-        format!("route replace default via {v4}.1 dev {name} metric {metric}"),
-        format!("route replace default via {v6}::1 dev {name} metric {metric}"),
-    ])
 }
 
 impl std::fmt::Display for Family {

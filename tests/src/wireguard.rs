@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use crate::host::Host;
 use crate::poll;
 use crate::process::Process;
 
-/// The interface, at both ends.
+/// The interface, at both ends, unless there are several.
 pub const INTERFACE: &str = "wg0";
-/// The listen port, at both ends.
+/// The listen port, at both ends, unless there are several.
 pub const LISTEN_PORT: u16 = 51820;
 
 /// Who carries the packets.
@@ -73,47 +74,101 @@ pub struct Peer<'a> {
     pub endpoint: Option<SocketAddr>,
 }
 
-/// One end of the tunnel. Dropped, a wireguard-go is killed; a kernel interface goes with its host.
+/// One end as it shall be.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// The interface's name.
+    pub interface: &'a str,
+    /// The port it listens on; without one WireGuard takes any.
+    pub listen_port: Option<u16>,
+    /// Its keys.
+    pub keys: &'a Keys,
+    /// Its address inside the tunnel, with the length of the tunnel's prefix.
+    pub address: &'a str,
+    /// Its peers.
+    pub peers: &'a [Peer<'a>],
+}
+
+impl<'a> Setup<'a> {
+    /// [`INTERFACE`] on [`LISTEN_PORT`].
+    pub fn new(keys: &'a Keys, address: &'a str, peers: &'a [Peer<'a>]) -> Self {
+        Self {
+            interface: INTERFACE,
+            listen_port: Some(LISTEN_PORT),
+            keys,
+            address,
+            peers,
+        }
+    }
+
+    /// For `wg setconf`.
+    fn configuration(&self) -> String {
+        let port = self.listen_port.map(|port| format!("ListenPort = {port}\n"));
+        let mut text = format!(
+            "[Interface]\nPrivateKey = {}\n{}",
+            self.keys.private,
+            port.unwrap_or_default()
+        );
+        for peer in self.peers {
+            text += &format!(
+                "[Peer]\nPublicKey = {}\nAllowedIPs = {}\n",
+                peer.public_key, peer.allowed_ip
+            );
+            text += &peer
+                .endpoint
+                .map(|endpoint| format!("Endpoint = {endpoint}\n"))
+                .unwrap_or_default();
+        }
+        text
+    }
+}
+
+/// One end of a tunnel. Dropped, a wireguard-go is killed; a kernel interface goes with its host.
 #[derive(Debug)]
 pub struct WireGuard {
     host: Host,
+    interface: String,
     userspace: Option<Process>,
 }
 
 impl WireGuard {
-    /// Raises [`INTERFACE`] in `host` with the inner address `address`.
+    /// Raises an interface in `host`.
     ///
     /// # Errors
     /// Neither the kernel nor wireguard-go would, or the configuration was refused.
-    pub fn raise(host: &Host, keys: &Keys, address: &str, peer: &Peer<'_>) -> Result<Self> {
-        let kernel = host.run("ip", &["link", "add", INTERFACE, "type", "wireguard"]);
+    pub fn raise(host: &Host, setup: &Setup<'_>) -> Result<Self> {
+        let interface = setup.interface;
+        let kernel = host.run("ip", &["link", "add", interface, "type", "wireguard"]);
         let userspace = match kernel {
             Ok(_) => None,
             Err(kernel) => Some(
-                wireguard_go(host)
+                wireguard_go(host, interface)
                     .context(kernel)
                     .context("no WireGuard in the kernel, and no other")?,
             ),
         };
-        let endpoint = peer
-            .endpoint
-            .map(|endpoint| format!("Endpoint = {endpoint}\n"))
-            .unwrap_or_default();
-        let configuration = format!(
-            "[Interface]\nPrivateKey = {}\nListenPort = {LISTEN_PORT}\n[Peer]\nPublicKey = {}\nAllowedIPs = {}\n{endpoint}",
-            keys.private, peer.public_key, peer.allowed_ip
-        );
-        let file = "/run/wg0.conf";
-        host.write(file, &configuration)?;
-        host.run("wg", &["setconf", INTERFACE, file])?;
+        let file = format!("/run/{interface}.conf");
+        host.write(&file, &setup.configuration())?;
+        host.run("wg", &["setconf", interface, &file])?;
         host.ip([
-            format!("addr add {address} dev {INTERFACE}"),
-            format!("link set {INTERFACE} mtu 1420 up"),
+            format!("addr add {} dev {interface}", setup.address),
+            format!("link set {interface} mtu 1420 up"),
         ])?;
         Ok(Self {
             host: host.clone(),
+            interface: interface.to_owned(),
             userspace,
         })
+    }
+
+    /// Changes something while it runs, as `wg set INTERFACE CHANGE…`.
+    ///
+    /// # Errors
+    /// `wg` failed.
+    pub fn set(&self, change: &[&str]) -> Result<()> {
+        self.host
+            .run("wg", &[&["set", &self.interface], change].concat())
+            .map(drop)
     }
 
     /// Who carries the packets here.
@@ -125,7 +180,7 @@ impl WireGuard {
         }
     }
 
-    /// The peer's endpoint as WireGuard has it now, once it has one.
+    /// The first peer's endpoint as WireGuard has it now, once it has one.
     ///
     /// # Errors
     /// `wg` failed.
@@ -138,7 +193,7 @@ impl WireGuard {
         })
     }
 
-    /// Unix time of the latest handshake, 0 before the first.
+    /// Unix time of the first peer's latest handshake, 0 before there was one.
     ///
     /// # Errors
     /// `wg` failed.
@@ -153,30 +208,33 @@ impl WireGuard {
     pub fn listen_port(&self) -> Result<u16> {
         Ok(self
             .host
-            .run("wg", &["show", INTERFACE, "listen-port"])?
+            .run("wg", &["show", &self.interface, "listen-port"])?
             .trim()
             .parse()?)
     }
 
-    /// The only peer's value in `wg show wg0 FIELD`, which prints "key TAB value".
+    /// The first peer's value in `wg show INTERFACE FIELD`, which prints "key TAB value".
     fn peer_field(&self, field: &str) -> Result<String> {
-        let shown = self.host.run("wg", &["show", INTERFACE, field])?;
+        let interface = &self.interface;
+        let shown = self.host.run("wg", &["show", interface, field])?;
         let value = shown.lines().next().and_then(|line| line.split_once('\t'));
-        let (_, value) = value.with_context(|| format!("`wg show {INTERFACE} {field}` shows no peer: {shown:?}"))?;
+        let (_, value) = value.with_context(|| format!("`wg show {interface} {field}` shows no peer: {shown:?}"))?;
         Ok(value.to_owned())
     }
 }
 
-fn wireguard_go(host: &Host) -> Result<Process> {
+fn wireguard_go(host: &Host, interface: &str) -> Result<Process> {
     let mut command = host.command("wireguard-go");
-    command.args(["-f", INTERFACE]).env("LOG_LEVEL", "error");
+    command.args(["-f", interface]).env("LOG_LEVEL", "error");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut process = Process::spawn("wireguard-go", command)?;
     poll::wait_until("wireguard-go's UAPI socket", Duration::from_secs(10), || {
         if let Some(status) = process.ended()? {
             bail!("wireguard-go ended ({status})");
         }
-        Ok(host.enter(|| std::path::Path::new("/var/run/wireguard/wg0.sock").exists()))
+        let socket = format!("/var/run/wireguard/{interface}.sock");
+        // Being there is not enough: until it listens `wg` takes the socket for a dead one's and removes it.
+        Ok(host.enter(|| UnixStream::connect(&socket)).is_ok())
     })?;
     Ok(process)
 }

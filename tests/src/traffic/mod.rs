@@ -1,7 +1,8 @@
 //! What an application in the tunnel sends: two UDP streams, one each way, and one long TCP transfer from branch to
-//! hub; and, for benchmarks alone, [`bulk`].
+//! hub; for benchmarks alone, [`bulk`]; and single questions with their [`answer`]s.
 
 pub mod analysis;
+pub mod answer;
 pub mod bulk;
 pub mod tcp;
 pub mod udp;

@@ -34,7 +34,8 @@ pub struct Transfer {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    written: AtomicU64,
+    /// The end of what has been given to the kernel, or is being given to it at the moment.
+    offered: AtomicU64,
     received: AtomicU64,
     failure: Mutex<Option<String>>,
 }
@@ -42,7 +43,7 @@ struct Shared {
 /// A place in the transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    written: u64,
+    offered: u64,
 }
 
 impl Transfer {
@@ -81,7 +82,7 @@ impl Transfer {
     /// This moment in the transfer.
     pub fn mark(&self) -> Mark {
         Mark {
-            written: self.shared.written.load(Ordering::Relaxed),
+            offered: self.shared.offered.load(Ordering::Relaxed),
         }
     }
 
@@ -96,7 +97,7 @@ impl Transfer {
 
     /// Whether bytes written after `mark` have arrived, without an error at either end.
     pub fn alive_since(&self, mark: Mark) -> bool {
-        self.failure().is_none() && self.received() > mark.written
+        self.failure().is_none() && self.received() > mark.offered
     }
 
     /// Waits until the transfer is alive after `mark`.
@@ -144,19 +145,20 @@ fn send(mut stream: TcpStream, shared: &Shared, interval: Duration) -> io::Resul
         .cycle()
         .take(CHUNK + PERIOD as usize)
         .collect();
-    let mut due = now_ns();
+    let (mut due, mut written) = (now_ns(), 0);
     while !shared.stop.load(Ordering::Relaxed) {
         // Ended early by a signal, it writes early; no harm.
         let _ = sleep_until(due);
-        let written = shared.written.load(Ordering::Relaxed);
         let chunk = pattern
             .iter()
             .skip((written % PERIOD) as usize)
             .take(CHUNK)
             .copied()
             .collect::<Vec<u8>>();
+        // First: the bytes may arrive before the call returns.
+        shared.offered.store(written + chunk.len() as u64, Ordering::Relaxed);
         match stream.write(&chunk) {
-            Ok(length) => shared.written.store(written + length as u64, Ordering::Relaxed),
+            Ok(length) => written += length as u64,
             Err(error) if is_time_out(&error) => {}
             Err(error) => return Err(error),
         }

@@ -7,11 +7,13 @@ use std::time::Duration;
 use std::{env, io};
 
 use anyhow::{Context as _, Result, ensure};
+use wgxdp_tests::access::Kind;
 use wgxdp_tests::audit::Snapshot;
 use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::cut::Cut;
 use wgxdp_tests::host::Host;
 use wgxdp_tests::poll::{self, observe_for};
+use wgxdp_tests::privilege::kind_or_skip;
 use wgxdp_tests::process::Process;
 use wgxdp_tests::topology::{Family, Lab, Uplink};
 use wgxdp_tests::traffic::Traffic;
@@ -54,7 +56,10 @@ fn plain_wireguard_carries_traffic_over_ipv6() -> Result<()> {
 
 /// Each cut silences plain WireGuard in exactly the directions that it names, and healing brings the traffic back.
 fn a_cut_silences_plain_wireguard(cut: Cut, family: Family, up: bool, down: bool) -> Result<()> {
-    let mut lab = Lab::raise(family)?;
+    a_cut_silences(Lab::raise(family)?, cut, up, down)
+}
+
+fn a_cut_silences(mut lab: Lab, cut: Cut, up: bool, down: bool) -> Result<()> {
     let traffic = Traffic::start(&lab, pace())?;
     let severed = lab.cut(cut, Uplink::A)?;
     let from_ns = now_ns();
@@ -100,9 +105,43 @@ fn a_pulled_cable_and_a_silent_gateway_silence_plain_wireguard() -> Result<()> {
 }
 
 #[test]
+fn a_modem_that_hangs_up_and_one_whose_provider_is_silent_silence_plain_wireguard() -> Result<()> {
+    let Some(_alone) = alone("cuts of a tun device") else {
+        return Ok(());
+    };
+    for cut in [Cut::CarrierLoss, Cut::GatewaySilent] {
+        a_cut_silences(Lab::raise_over([Kind::Tun; 2], Family::V4)?, cut, true, true)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn an_uplink_that_was_cut_and_healed_is_as_before() -> Result<()> {
     let Some(_alone) = alone("healing") else { return Ok(()) };
-    let mut lab = Lab::raise(Family::V4)?;
+    is_as_before(Kind::Veth)
+}
+
+#[test]
+fn a_tun_device_that_was_cut_and_healed_is_as_before() -> Result<()> {
+    let Some(_alone) = alone("healing a tun device") else {
+        return Ok(());
+    };
+    is_as_before(Kind::Tun)
+}
+
+#[test]
+fn a_vlan_that_was_cut_and_healed_is_as_before() -> Result<()> {
+    let Some(_alone) = alone("healing a VLAN") else {
+        return Ok(());
+    };
+    if !kind_or_skip(Kind::Vlan)? {
+        return Ok(());
+    }
+    is_as_before(Kind::Vlan)
+}
+
+fn is_as_before(kind: Kind) -> Result<()> {
+    let mut lab = Lab::raise_over([kind, Kind::Veth], Family::V4)?;
     let before = Snapshot::foreign_routes(&lab.branch)?;
     for cut in Cut::ALL {
         let severed = lab.cut(cut, Uplink::A)?;

@@ -6,7 +6,9 @@
 //! skipped, and with `CI=true` they fail.
 
 mod command;
+mod concentrator;
 mod endures;
+mod kinds;
 mod laboratory;
 mod leaves_nothing;
 mod metrics;
@@ -14,6 +16,7 @@ mod outlives;
 mod refuses;
 mod scene;
 mod status;
+mod tunnels;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use wgxdp_tests::access::Kind;
 use wgxdp_tests::audit::Snapshot;
 use wgxdp_tests::daemon::{Daemon, Settings};
 use wgxdp_tests::poll;
@@ -32,7 +33,12 @@ impl Scene {
     }
 
     pub(crate) fn raise_with(family: Family, settings: &Settings) -> Result<Self> {
-        let lab = Lab::raise(family)?;
+        Self::raise_over([Kind::Veth; 2], family, settings)
+    }
+
+    /// With uplinks of these kinds: isp-a's, isp-b's.
+    pub(crate) fn raise_over(kinds: [Kind; 2], family: Family, settings: &Settings) -> Result<Self> {
+        let lab = Lab::raise_over(kinds, family)?;
         let (clean, routes) = (Snapshot::take(&lab.branch)?, Snapshot::foreign_routes(&lab.branch)?);
         let daemon = Daemon::start(&lab, settings)?;
         let traffic = Traffic::start(&lab, pace())?;

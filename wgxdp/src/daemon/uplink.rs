@@ -73,7 +73,8 @@ impl State {
         Self { entry, flags }
     }
 
-    /// The next hops that packets to these destinations need resolved: none on links without link-layer addresses.
+    /// The next hops that packets need resolved to these destinations and, by the gateways, to clients of whom nobody knows yet: none on links without
+    /// link-layer addresses.
     pub(super) fn next_hops(&self, destinations: &BTreeSet<IpAddr>) -> BTreeSet<(u32, IpAddr)> {
         if self.entry.link != LinkKind::ETHERNET || self.flags.any_of(Flags::UNUSABLE) {
             return BTreeSet::new();
@@ -91,7 +92,10 @@ impl State {
             };
             (!family.address.is_unspecified()).then_some((self.entry.ifindex, hop))
         };
-        destinations.iter().filter_map(hop).collect()
+        let gateways = [self.entry.v4.gateway, self.entry.v6.gateway];
+        let gateways = gateways.iter().filter(|gateway| !gateway.is_unspecified());
+        let gateways = gateways.map(|gateway| (self.entry.ifindex, gateway.to_ip()));
+        destinations.iter().filter_map(hop).chain(gateways).collect()
     }
 
     /// Whether a destination's next hop is missing: an Ethernet device without gateway, although the configuration does not say that
