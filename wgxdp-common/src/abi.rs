@@ -28,7 +28,7 @@ pub const MAP_PATHS: &str = "PATHS";
 pub const MAP_PROOFS: &str = "PROOFS";
 /// [`crate::table::UplinkFlags`] by uplink id, written by user space alone.
 pub const MAP_UPLINK_FLAGS: &str = "UPLINK_FLAGS";
-/// [`crate::table::ProbeSlot`], [`PROBE_SLOTS`] for each path.
+/// [`crate::table::ProbeSlot`], as many for each path as [`PROBE_SLOTS_SYMBOL`] says.
 pub const MAP_PROBES: &str = "PROBES";
 /// [`crate::count::PathCount`] by path id, per CPU.
 pub const MAP_PATH_COUNTS: &str = "PATH_COUNTS";
@@ -61,8 +61,12 @@ pub const MAX_TUNNELS: usize = 16;
 pub const MAX_PATHS_PER_PEER: usize = 8;
 /// Peers for which the maps have room when the loader says nothing else.
 pub const DEFAULT_MAX_PEERS: u32 = 64;
-/// Probes in flight that a path remembers: 64 at 10 ms cover a round trip of 640 ms.
+/// The most probes in flight that a path remembers: 64 at 10 ms cover a round trip of 640 ms.
 pub const PROBE_SLOTS: u32 = 64;
+/// The fewest, however many paths there are.
+pub const MIN_PROBE_SLOTS: u32 = 8;
+/// The variable in the object file's `.rodata` that holds how many it is, a power of two; the loader sets it.
+pub const PROBE_SLOTS_SYMBOL: &str = "WGXDP_PROBE_SLOTS";
 /// Bytes of the ring buffer.
 pub const RECORDS_BYTES: u32 = 256 * 1024;
 

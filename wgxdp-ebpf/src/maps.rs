@@ -1,5 +1,6 @@
 //! The maps, and reading words that user space may write at the same time.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
@@ -30,12 +31,21 @@ pub(crate) static PROOFS: Array<Proof> = Array::with_max_entries(PATH_ENTRIES, B
 pub(crate) static UPLINK_FLAGS: Array<UplinkFlags> = Array::with_max_entries(MAX_UPLINKS as u32, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static PROBES: Array<ProbeSlot> = Array::with_max_entries(PATH_ENTRIES * PROBE_SLOTS, 0);
+/// Probes that a path remembers, a power of two: [`wgxdp_common::abi::PROBE_SLOTS_SYMBOL`].
+#[unsafe(no_mangle)]
+static WGXDP_PROBE_SLOTS: Global<u32> = Global::new(PROBE_SLOTS);
 #[map]
 pub(crate) static PATH_COUNTS: PerCpuArray<PathCount> = PerCpuArray::with_max_entries(PATH_ENTRIES, 0);
 #[map]
 pub(crate) static REASON_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RECORDS_BYTES, 0);
+
+/// Probes that a path remembers. The map is frozen before the programs are loaded, so that the verifier takes this for a constant.
+#[inline(always)]
+pub(crate) fn probe_slots() -> u32 {
+    WGXDP_PROBE_SLOTS.load()
+}
 
 /// Reads a field once, as it is now: somebody else may write it.
 #[inline(always)]

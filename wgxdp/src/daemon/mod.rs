@@ -15,18 +15,19 @@ mod cleanup;
 mod observe;
 mod peers;
 mod plan;
+mod roster;
 mod serve;
 mod tunnels;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
-use wgxdp_common::abi::{DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, PROBE_MARK_MASK};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::net::Address;
 use wgxdp_common::table;
@@ -43,7 +44,8 @@ use crate::host::{self, wireguard};
 use crate::prober::Prober;
 
 pub use cleanup::{CleanUp, clean_up};
-use plan::{PathPlan, PeerPlan, PlanError};
+use plan::{PathPlan, PeerPlan, PlanError, Plans};
+use roster::{Claims, Numbers};
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +122,11 @@ impl From<PlanError> for Error {
     }
 }
 
+/// Peers that are described one by one at start.
+const DESCRIBED: usize = 16;
+/// Round trips as long as over a satellite are rare on uplinks.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(300);
+
 /// An uplink while the daemon runs.
 struct UplinkRuntime {
     state: uplink::State,
@@ -146,10 +153,15 @@ pub struct Daemon {
     prober: Prober,
     engine: Engine,
     names: engine::Names,
-    max_peers: u32,
     uplinks: Vec<UplinkRuntime>,
     tunnels: Vec<wireguard::Tunnel>,
+    numbers: Numbers,
+    claims: Claims,
     peers: BTreeMap<PeerId, PeerPlan>,
+    /// Configured peers that WireGuard does not have.
+    missing: BTreeSet<PlanError>,
+    /// Peers for which there is no room.
+    without_room: usize,
     paths: BTreeMap<PathId, PathRuntime>,
     published: Option<table::Config>,
     observed: observe::Observed,
@@ -168,7 +180,10 @@ struct Survey {
 async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
     let (watch, view) = Watch::start(netlink).await?;
     let tunnels = tunnels::read_all(config).await?;
-    let plans = plan::peers(config, &tunnels)?;
+    let Plans { peers: plans, missing } = plan::peers(config, &tunnels)?;
+    if let Some(missing) = missing.into_iter().next() {
+        return Err(missing.into());
+    }
     let destinations: BTreeSet<_> = plans.iter().flat_map(PeerPlan::destinations).collect();
     let mut uplinks = Vec::new();
     for (id, uplink) in (0..).map(UplinkId).zip(config.uplinks()) {
@@ -249,7 +264,7 @@ impl Daemon {
         for warning in config.warnings() {
             warn!("{warning}");
         }
-        let max_peers = max_peers(plans.len())?;
+        let capacity = roster::capacity(plans.len()).ok_or(Error::TooManyPeers(plans.len()))?;
         let anchor = Anchor::raise(netlink).await?;
         if !anchor.has_v6() {
             warn!("IPv6 is switched off on this host: only IPv4 endpoints are steered");
@@ -259,7 +274,7 @@ impl Daemon {
             not(feature = "bpf-log"),
             expect(unused_mut, reason = "the programs' logger takes the object by mutable reference")
         )]
-        let mut dataplane = Dataplane::load(max_peers, Pins::default())?;
+        let mut dataplane = Dataplane::load(capacity, Pins::default())?;
         #[cfg(feature = "bpf-log")]
         bpf_log::start(dataplane.ebpf());
         // SAFETY: the ring buffer owns its descriptor, which stays open and the same until it is dropped.
@@ -282,10 +297,13 @@ impl Daemon {
             dataplane,
             records,
             prober,
-            max_peers,
             uplinks,
             tunnels,
+            numbers: Numbers::new(capacity),
+            claims: Claims::default(),
             peers: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            without_room: 0,
             paths: BTreeMap::new(),
             published: None,
             observed: observe::Observed::new(),
@@ -324,13 +342,15 @@ impl Daemon {
         self.anchor.engage(&self.ports()).await?;
         self.refresh_endpoints().await;
         self.publish_names();
+        self.note_handshakes();
+        self.describe_room()?;
         self.describe();
         Ok(())
     }
 
     /// Ports of all tunnels.
     fn ports(&self) -> BTreeSet<u16> {
-        self.tunnels.iter().filter_map(|tunnel| tunnel.listen_port).collect()
+        tunnels::ports(&self.tunnels)
     }
 
     /// Attaches `restore` to the uplink's device, if there is one that it is not attached to.
@@ -407,10 +427,35 @@ impl Daemon {
         tunnels::refresh_endpoints(self.tunnels.clone()).await;
     }
 
+    /// Says what the maps cost, and up to which round trip the fastest probes can be answered if that is not long.
+    fn describe_room(&self) -> Result<(), Error> {
+        let megabytes = self.dataplane.memory()? as f64 / 1e6;
+        info!(
+            "room for {} peers: {megabytes:.1} MB of maps",
+            self.peers.len() + self.numbers.room()
+        );
+        let fastest = self
+            .peers
+            .values()
+            .map(|plan| plan.interval)
+            .min()
+            .unwrap_or(LONG_ROUND_TRIP);
+        let covered = fastest * self.dataplane.probe_slots();
+        if covered < LONG_ROUND_TRIP {
+            warn!(
+                "with so many peers a path remembers {} probes: replies to probes every {} count within {}; if a round trip takes longer, probe less often",
+                self.dataplane.probe_slots(),
+                humantime::format_duration(fastest),
+                humantime::format_duration(covered)
+            );
+        }
+        Ok(())
+    }
+
     /// Says what is going to be done, once.
     fn describe(&self) {
-        for plan in self.peers.values() {
-            let tunnel = self.config.tunnels()[plan.tunnel].interface.as_str();
+        for plan in self.peers.values().take(DESCRIBED) {
+            let tunnel = self.tunnel_name(plan);
             let uplinks = plan
                 .uplinks
                 .iter()
@@ -424,6 +469,9 @@ impl Daemon {
             );
         }
         let (uplinks, peers) = (self.config.uplinks().len(), self.peers.len());
+        if peers > DESCRIBED {
+            info!("and {} peers more", peers - DESCRIBED);
+        }
         let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         info!("ready: {}, {}", many(uplinks, "uplink"), many(peers, "peer"));
     }
@@ -470,14 +518,4 @@ impl Daemon {
         };
         self.engine.handle(input, now_ns, actions);
     }
-}
-
-/// Room for twice the peers that there are, within what a probe's mark can name.
-fn max_peers(peers: usize) -> Result<u32, Error> {
-    let most = !PROBE_MARK_MASK / MAX_PATHS_PER_PEER as u32;
-    let wanted = u32::try_from(peers).unwrap_or(u32::MAX);
-    if wanted > most {
-        return Err(Error::TooManyPeers(peers));
-    }
-    Ok(wanted.saturating_mul(2).clamp(DEFAULT_MAX_PEERS, most))
 }

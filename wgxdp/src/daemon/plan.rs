@@ -37,7 +37,7 @@ pub(super) struct PeerPlan {
 }
 
 /// Something that cannot be done, or not as asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(super) enum PlanError {
     /// The interface is not up, or WireGuard gave it no port.
     #[error(
@@ -70,14 +70,23 @@ pub(super) enum PlanError {
     },
 }
 
-/// Everybody in the tunnels who has an endpoint. Peers without one are served by the fallback until WireGuard learns theirs.
-pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel]) -> Result<BTreeSet<PeerPlan>, PlanError> {
+/// What the configuration and the tunnels come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plans {
+    /// Everybody in the tunnels who has an endpoint.
+    pub(super) peers: BTreeSet<PeerPlan>,
+    /// Everybody in the configuration whom WireGuard does not have: a mistake at start, and later the operator's business.
+    pub(super) missing: BTreeSet<PlanError>,
+}
+
+/// Who is in the tunnels. Peers without an endpoint are served by the fallback until WireGuard learns theirs.
+pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel]) -> Result<Plans, PlanError> {
     let uplinks: Vec<u32> = config
         .uplinks_by_cost()
         .into_iter()
         .map(|(index, _)| index as u32)
         .collect();
-    let mut plans = BTreeSet::new();
+    let mut plans = Plans::default();
     for (index, (tunnel_config, tunnel)) in config.tunnels().iter().zip(tunnels).enumerate() {
         let interface = tunnel_config.interface.as_str();
         let port = tunnel.listen_port.ok_or_else(|| PlanError::NoPort(interface.into()))?;
@@ -86,16 +95,14 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel]) -> Result<BT
             .iter()
             .map(|peer| (PublicKey::from(peer.public_key.0), peer))
             .collect();
-        for peer in &tunnel_config.peers {
-            if !found.contains_key(&peer.public_key) {
-                return Err(PlanError::NoPeer {
-                    interface: interface.into(),
-                    key: peer.public_key.to_string(),
-                });
-            }
-        }
+        let configured: BTreeMap<_, _> = tunnel_config.peers.iter().map(|peer| (peer.public_key, peer)).collect();
+        let missing = configured.keys().filter(|key| !found.contains_key(key));
+        plans.missing.extend(missing.map(|key| PlanError::NoPeer {
+            interface: interface.into(),
+            key: key.to_string(),
+        }));
         for (key, peer) in found {
-            let peer_config = tunnel_config.peer(&key);
+            let peer_config = configured.get(&key);
             let mut endpoints = peer_config.map(|peer| peer.endpoints.clone()).unwrap_or_default();
             let Some(canonical) = peer.endpoint.or(endpoints.first().copied()) else {
                 continue;
@@ -116,7 +123,7 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel]) -> Result<BT
                 });
             }
             let probe = peer_config.map_or(config.default_probe(), |peer| peer.probe);
-            plans.insert(PeerPlan {
+            plans.peers.insert(PeerPlan {
                 tunnel: index,
                 port,
                 key,

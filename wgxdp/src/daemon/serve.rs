@@ -46,7 +46,7 @@ impl Signals {
 
 impl Daemon {
     pub(super) async fn serve(&mut self, mut signals: Signals) -> Result<(), Error> {
-        let mut poll = tunnels::Poll::start(&self.config);
+        let mut poll = tunnels::Poll::start(&self.config, &self.tunnels);
         loop {
             let wakeup = self.engine.next_wakeup();
             tokio::select! {
@@ -62,7 +62,10 @@ impl Daemon {
                     self.drain_records();
                 }
                 () = sleep_until(wakeup) => self.tick(),
-                tunnels = poll.next() => self.follow_tunnels(tunnels).await?,
+                answer = poll.next() => match answer {
+                    Some(tunnels) => self.follow_tunnels(tunnels).await?,
+                    None => self.forget_handshakes(),
+                },
             }
         }
     }

@@ -6,6 +6,7 @@
 //! | [`table`] | array maps as memory: one word is one store |
 //! | [`tables`] | every map by name, from a loaded object or from the pins of a running one |
 //! | [`readings`] | the tables as the status and the metrics read them |
+//! | [`memory`] | what the maps cost |
 //! | [`pins`] | `/sys/fs/bpf/wgxdp/` |
 //! | [`attach`] | tcx, or clsact where the kernel has no tcx |
 //!
@@ -13,6 +14,7 @@
 //! programs are attached.
 
 mod attach;
+mod memory;
 mod object;
 mod pins;
 mod readings;
@@ -22,10 +24,13 @@ mod tables;
 use std::io;
 use std::path::PathBuf;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError};
-use wgxdp_common::abi::{MAP_CONFIG, MAP_ENDPOINTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::abi::{
+    MAP_CONFIG, MAP_ENDPOINTS, MAP_PATH_COUNTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER,
+};
+use wgxdp_common::count::PathCount;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::{
@@ -95,6 +100,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// What the kernel says of a map cannot be read.
+    #[error("{}: {source}", path.display())]
+    Info {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A system call failed.
     #[error("{call}: {source}")]
     System {
@@ -110,6 +123,7 @@ pub struct Dataplane {
     ebpf: Ebpf,
     config: Array<MapData, Config>,
     endpoints: HashMap<MapData, EndpointKey, EndpointRef>,
+    path_counts: PerCpuArray<MapData, PathCount>,
     tables: Tables,
     attachments: Attachments,
 }
@@ -130,10 +144,12 @@ impl Dataplane {
         let tables = Tables::open(&ebpf)?;
         let config = typed(&ebpf, MAP_CONFIG, Map::Array)?;
         let endpoints = typed(&ebpf, MAP_ENDPOINTS, Map::HashMap)?;
+        let path_counts = typed(&ebpf, MAP_PATH_COUNTS, Map::PerCpuArray)?;
         Ok(Self {
             ebpf,
             config,
             endpoints,
+            path_counts,
             tables,
             attachments: Attachments::new(pins),
         })
@@ -155,6 +171,20 @@ impl Dataplane {
         grace_period()
     }
 
+    /// Bytes of memory that the maps take, as the kernel reckons.
+    ///
+    /// # Errors
+    /// When /proc does not tell.
+    pub fn memory(&self) -> Result<u64, Error> {
+        memory::of_maps(&self.ebpf)
+    }
+
+    /// Probes in flight that a path remembers; the answer to an older one counts as none.
+    #[must_use]
+    pub fn probe_slots(&self) -> u32 {
+        object::probe_slots(self.tables.paths())
+    }
+
     /// Describes a peer that no endpoint leads to yet, with its paths in `paths`' order of slots.
     pub fn describe_peer(&self, id: PeerId, peer: &Peer, paths: &[Path]) {
         assert!(
@@ -173,6 +203,23 @@ impl Dataplane {
         self.tables.peers.write(id.0, peer);
     }
 
+    /// Forgets what the programs noted of a peer that no program refers to any more, so that its number can be another's.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn forget_peer(&mut self, id: PeerId) -> Result<(), Error> {
+        for path in (0..MAX_PATHS_PER_PEER as u32).map(|slot| PathId::new(id, slot)) {
+            self.tables.proofs.write(path.0, &Proof::default());
+            self.path_counts
+                .set(path.0, nothing_counted()?, 0)
+                .map_err(|source| Error::Map {
+                    map: MAP_PATH_COUNTS,
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+
     /// Changes the order of a peer's paths.
     pub fn set_order(&self, id: PeerId, order: Order) {
         self.tables.peers.store(id.0, field!(Peer, order), order);
@@ -189,19 +236,25 @@ impl Dataplane {
         })
     }
 
-    /// Lets an endpoint lead nowhere; no program uses the entry any more on return. An endpoint that led nowhere before is fine.
+    /// Lets endpoints lead nowhere. On return no program uses their entries any more, nor those that [`Dataplane::add_endpoint`] replaced
+    /// before: it waits once for all of them, also if there are none. Endpoints that led nowhere before are fine.
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn remove_endpoint(&mut self, key: &EndpointKey) -> Result<(), Error> {
-        match self.endpoints.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => grace_period(),
-            Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(Error::Map {
-                map: MAP_ENDPOINTS,
-                source,
-            }),
+    pub fn remove_endpoints(&mut self, keys: impl IntoIterator<Item = EndpointKey>) -> Result<(), Error> {
+        for key in keys {
+            match self.endpoints.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(Error::Map {
+                        map: MAP_ENDPOINTS,
+                        source,
+                    });
+                }
+            }
         }
+        grace_period()
     }
 
     /// Sets the reasons against an uplink: one write, whatever the number of peers.
@@ -287,6 +340,16 @@ impl Dataplane {
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// What every CPU has counted of a new path.
+fn nothing_counted() -> Result<PerCpuValues<PathCount>, Error> {
+    let of_cpus = aya::util::nr_cpus().map_err(|(_, source)| source);
+    let nothing = of_cpus.and_then(|cpus| vec![PathCount::default(); cpus].try_into());
+    nothing.map_err(|source| Error::System {
+        call: "counting the CPUs",
+        source,
+    })
 }
 
 /// Waits until every program that runs now has ended: `membarrier` waits for an RCU grace period (kernel/sched/membarrier.c).

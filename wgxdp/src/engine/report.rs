@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use wgxdp_common::abi::MAX_PATHS_PER_PEER;
 use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::table::PathState;
 
@@ -34,7 +35,9 @@ impl Names {
     /// Forgets a peer and its paths.
     pub fn remove_peer(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
-        self.paths.retain(|path, _| path.peer() != peer);
+        for path in paths_of(peer) {
+            self.paths.remove(&path);
+        }
     }
 
     /// Names a path.
@@ -54,8 +57,8 @@ impl Names {
         let Some(name) = self.paths.get(&path) else {
             return format!("path {}", path.0);
         };
-        let mut siblings = self.paths.iter().filter(|(id, _)| id.peer() == path.peer());
-        if siblings.any(|(_, sibling)| sibling.endpoint != name.endpoint) {
+        let mut siblings = paths_of(path.peer()).filter_map(|path| self.paths.get(&path));
+        if siblings.any(|sibling| sibling.endpoint != name.endpoint) {
             format!("{} ({})", name.uplink, name.endpoint)
         } else {
             name.uplink.clone()
@@ -86,6 +89,11 @@ impl Names {
         };
         format!("{prefix}{} {what}{traffic}", self.path(path))
     }
+}
+
+/// Every path that a peer may have.
+fn paths_of(peer: PeerId) -> impl Iterator<Item = PathId> {
+    (0..MAX_PATHS_PER_PEER as u32).map(move |slot| PathId::new(peer, slot))
 }
 
 /// What happened to a path, in words.
