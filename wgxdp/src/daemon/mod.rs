@@ -35,7 +35,7 @@ use wgxdp_common::table;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::dataplane::{self, Dataplane, Hook, Pins};
-use crate::engine::{self, Action, Engine, Input};
+use crate::engine::{self, Action, Engine, Input, Transition};
 use crate::host::anchor::{self, Anchor};
 use crate::host::neighbour::Neighbours;
 use crate::host::netlink::Netlink;
@@ -124,6 +124,8 @@ impl From<PlanError> for Error {
 
 /// Peers that are described one by one at start.
 const DESCRIBED: usize = 16;
+/// More transitions than this at once are told by kind.
+const CROWD: usize = 16;
 /// Round trips as long as over a satellite are rare on uplinks.
 const LONG_ROUND_TRIP: Duration = Duration::from_millis(300);
 
@@ -478,7 +480,7 @@ impl Daemon {
 
     /// Carries out what the engine decided, in order.
     fn perform(&mut self, actions: Vec<Action>) {
-        let mut later = Vec::new();
+        let (mut later, mut transitions) = (Vec::new(), Vec::new());
         for action in actions {
             match action {
                 Action::SetUplinkFlags { uplink, flags } => self.dataplane.set_uplink_flags(uplink, flags),
@@ -487,15 +489,38 @@ impl Daemon {
                 Action::LiftLatch { path } => self.dataplane.lift_latch(path),
                 Action::SetStatus { path, state, loss_ppm } => self.dataplane.set_status(path, state, loss_ppm),
                 Action::SendProbe { path, sequence } => self.send_probe(path, sequence, &mut later),
-                Action::Report(transition) => {
-                    info!("{}", self.names.line(&transition));
-                    if let Some(failovers) = self.engine.failovers(transition.peer) {
-                        self.observed.set_failovers(transition.peer, failovers.iter());
-                    }
-                }
+                Action::Report(transition) => transitions.push(transition),
             }
         }
         debug_assert!(later.is_empty(), "a probe that left or did not decides nothing");
+        self.report(&transitions);
+    }
+
+    /// Tells the operator. What concerns a crowd of peers, an uplink's death above all, is one line for all of them.
+    fn report(&mut self, transitions: &[Transition]) {
+        for transition in transitions {
+            if let Some(failovers) = self.engine.failovers(transition.peer) {
+                self.observed.set_failovers(transition.peer, failovers.iter());
+            }
+        }
+        if transitions.len() <= CROWD {
+            transitions
+                .iter()
+                .for_each(|transition| info!("{}", self.names.line(transition)));
+            return;
+        }
+        let mut alike: BTreeMap<String, usize> = BTreeMap::new();
+        for transition in transitions {
+            let uplink = self
+                .paths
+                .get(&transition.path)
+                .map_or(UplinkId(0), |path| path.plan.uplink);
+            let uplink = self.config.uplinks()[uplink.0 as usize].name.as_str();
+            *alike.entry(format!("{uplink} {}", transition.what())).or_default() += 1;
+        }
+        for (what, count) in alike {
+            info!("{what}, {count} times");
+        }
     }
 
     fn send_probe(&mut self, path: PathId, sequence: u32, actions: &mut Vec<Action>) {

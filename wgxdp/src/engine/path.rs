@@ -255,11 +255,6 @@ impl Path {
             .min()
     }
 
-    /// Whether that moment has come.
-    pub(super) fn is_due(&self, due_ns: u64, hold_down_ns: u64) -> bool {
-        self.wakeup(hold_down_ns).is_some_and(|at_ns| at_ns <= due_ns)
-    }
-
     pub(super) fn tell_status(&mut self, out: &mut Vec<Action>) {
         let status = (self.state, self.loss.ppm());
         if status != self.told {

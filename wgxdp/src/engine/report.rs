@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use wgxdp_common::abi::MAX_PATHS_PER_PEER;
 use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::table::PathState;
 
+use super::path_range;
 use super::transition::{Cause, Transition};
 
 /// What peers and paths are called.
@@ -35,7 +35,8 @@ impl Names {
     /// Forgets a peer and its paths.
     pub fn remove_peer(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
-        for path in paths_of(peer) {
+        let paths: Vec<PathId> = self.paths.range(path_range(peer)).map(|(path, _)| *path).collect();
+        for path in paths {
             self.paths.remove(&path);
         }
     }
@@ -57,8 +58,8 @@ impl Names {
         let Some(name) = self.paths.get(&path) else {
             return format!("path {}", path.0);
         };
-        let mut siblings = paths_of(path.peer()).filter_map(|path| self.paths.get(&path));
-        if siblings.any(|sibling| sibling.endpoint != name.endpoint) {
+        let mut siblings = self.paths.range(path_range(path.peer()));
+        if siblings.any(|(_, sibling)| sibling.endpoint != name.endpoint) {
             format!("{} ({})", name.uplink, name.endpoint)
         } else {
             name.uplink.clone()
@@ -91,9 +92,13 @@ impl Names {
     }
 }
 
-/// Every path that a peer may have.
-fn paths_of(peer: PeerId) -> impl Iterator<Item = PathId> {
-    (0..MAX_PATHS_PER_PEER as u32).map(move |slot| PathId::new(peer, slot))
+impl Transition {
+    /// What happened, without to whom and what of it.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let &Self { from, to, cause, .. } = self;
+        What { from, to, cause }.to_string()
+    }
 }
 
 /// What happened to a path, in words.
