@@ -519,7 +519,7 @@ impl Daemon {
             *alike.entry(format!("{uplink} {}", transition.what())).or_default() += 1;
         }
         for (what, count) in alike {
-            info!("{what}, {count} times");
+            info!("{what} ({count} paths)");
         }
     }
 

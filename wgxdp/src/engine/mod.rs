@@ -61,6 +61,11 @@ use self::schedule::Schedule;
 pub use self::report::Names;
 pub use self::transition::{Cause, Failovers, MoveReason, Transition};
 
+/// Paths that are asked in the same breath when their uplink can be used again.
+const ASKED_AT_ONCE: u64 = 16;
+/// Nanoseconds between two of the others, lest thousands of probes hold up those that somebody's traffic depends on.
+const ASKED_EVERY_NS: u64 = 200_000;
+
 /// What is the same for all peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -297,7 +302,7 @@ impl Engine {
             for place in 0..peer.paths.len() {
                 let uplink = peer.paths[place].uplink;
                 match self.uplinks.get(&uplink) {
-                    Some(flags) if *flags != Flags::NONE => peer.uplink_flagged(place, *flags, now_ns, actions),
+                    Some(flags) if *flags != Flags::NONE => peer.uplink_flagged(place, *flags, now_ns, now_ns, actions),
                     Some(_) => {}
                     None => _ = new_uplinks.insert(uplink, Flags::NONE),
                 }
@@ -428,10 +433,13 @@ impl Engine {
             return;
         }
         actions.push(Action::SetUplinkFlags { uplink, flags });
+        let mut asked = 0_u64;
         for peer in self.peers.values_mut() {
             for place in 0..peer.paths.len() {
                 if peer.paths[place].uplink == uplink {
-                    peer.uplink_flagged(place, flags, self.now_ns, actions);
+                    let probe_at_ns = self.now_ns + asked.saturating_sub(ASKED_AT_ONCE) * ASKED_EVERY_NS;
+                    peer.uplink_flagged(place, flags, probe_at_ns, self.now_ns, actions);
+                    asked += 1;
                 }
             }
             peer.settle(self.now_ns, actions);

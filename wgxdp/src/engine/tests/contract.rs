@@ -505,3 +505,42 @@ fn of_thousands_of_peers_a_wake_up_concerns_those_that_are_due_and_a_hint_its_ow
     assert_eq!(engine.due(now).count(), 0, "of a peer that is gone nothing is due");
     assert_eq!(engine.due(u64::MAX).count(), 2 * (PEERS as usize - 1));
 }
+
+#[test]
+fn when_an_uplink_returns_a_few_paths_are_asked_at_once_and_the_crowd_one_after_the_other() {
+    const PEERS: u32 = 1_000;
+    let peer = |id| PeerSpec {
+        id,
+        paths: vec![PathSpec {
+            id: PathId::new(id, 0),
+            uplink: UPLINK_A,
+            interval: Duration::from_secs(60),
+        }],
+    };
+    let peers: Vec<_> = (0..PEERS).map(PeerId).map(peer).collect();
+    let mut engine = Engine::new(settings(), &peers, START, &mut Vec::new());
+    let flags = |flags| Input::UplinkFlags {
+        uplink: UPLINK_A,
+        flags,
+    };
+    engine.handle(flags(Flags::NO_CARRIER), START, &mut Vec::new());
+    let probed = |actions: &[Action]| {
+        let probes = actions
+            .iter()
+            .filter(|action| matches!(action, Action::SendProbe { .. }));
+        probes.count()
+    };
+    let mut actions = Vec::new();
+    // Early enough that nobody's turn has come.
+    engine.handle(flags(Flags::NONE), START + MS, &mut actions);
+    assert!((16..=17).contains(&probed(&actions)), "{}", probed(&actions));
+    let (mut now, mut all) = (START + MS, probed(&actions));
+    while all < PEERS as usize {
+        now = engine.next_wakeup().expect("somebody waits to be asked");
+        let mut actions = Vec::new();
+        engine.handle(Input::Tick, now, &mut actions);
+        assert!(probed(&actions) <= 2, "one of the crowd, and one whose turn it is");
+        all += probed(&actions);
+    }
+    assert!(now - START < S, "{} ms", (now - START) / MS);
+}
