@@ -6,3 +6,4 @@ mod restore;
 mod rows;
 mod size;
 mod steer;
+mod stress;
