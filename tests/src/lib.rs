@@ -8,6 +8,7 @@
 //! | [`wireguard`] | WireGuard at both ends |
 //! | [`impair`] | loss and black holes, by a TC program |
 //! | [`cut`] | the ways in which an uplink dies |
+//! | [`crowd`] | peers that nobody plays |
 //! | [`traffic`] | what an application in the tunnel sends, and what became of it |
 //! | [`trial`] | cut, measure, heal, measure |
 //! | [`daemon`] | wgxdp under test |
@@ -22,6 +23,7 @@
 pub mod audit;
 pub mod bench;
 pub mod clock;
+pub mod crowd;
 pub mod cut;
 pub mod daemon;
 pub mod fixture;

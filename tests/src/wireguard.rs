@@ -78,6 +78,8 @@ pub struct Peer<'a> {
 pub struct WireGuard {
     host: Host,
     userspace: Option<Process>,
+    /// The public key of the other end.
+    peer: String,
 }
 
 impl WireGuard {
@@ -113,6 +115,7 @@ impl WireGuard {
         Ok(Self {
             host: host.clone(),
             userspace,
+            peer: peer.public_key.to_owned(),
         })
     }
 
@@ -158,11 +161,18 @@ impl WireGuard {
             .parse()?)
     }
 
-    /// The only peer's value in `wg show wg0 FIELD`, which prints "key TAB value".
+    /// The host that it is in.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The other end's value in `wg show wg0 FIELD`, which prints "key TAB value" for each peer.
     fn peer_field(&self, field: &str) -> Result<String> {
         let shown = self.host.run("wg", &["show", INTERFACE, field])?;
-        let value = shown.lines().next().and_then(|line| line.split_once('\t'));
-        let (_, value) = value.with_context(|| format!("`wg show {INTERFACE} {field}` shows no peer: {shown:?}"))?;
+        let mut values = shown.lines().filter_map(|line| line.split_once('\t'));
+        let value = values.find(|(key, _)| *key == self.peer);
+        let (_, value) =
+            value.with_context(|| format!("`wg show {INTERFACE} {field}` does not show the other end: {shown:?}"))?;
         Ok(value.to_owned())
     }
 }

@@ -7,11 +7,13 @@
 
 mod command;
 mod endures;
+mod follows;
 mod laboratory;
 mod leaves_nothing;
 mod metrics;
 mod outlives;
 mod refuses;
+mod scale;
 mod scene;
 mod status;
 

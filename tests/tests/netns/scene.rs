@@ -32,7 +32,11 @@ impl Scene {
     }
 
     pub(crate) fn raise_with(family: Family, settings: &Settings) -> Result<Self> {
-        let lab = Lab::raise(family)?;
+        Self::raise_over(Lab::raise(family)?, settings)
+    }
+
+    /// The same in a laboratory that was arranged beforehand.
+    pub(crate) fn raise_over(lab: Lab, settings: &Settings) -> Result<Self> {
         let (clean, routes) = (Snapshot::take(&lab.branch)?, Snapshot::foreign_routes(&lab.branch)?);
         let daemon = Daemon::start(&lab, settings)?;
         let traffic = Traffic::start(&lab, pace())?;
