@@ -56,6 +56,9 @@ impl Crowd {
     /// # Errors
     /// `wg` failed.
     pub fn leave(self, wireguard: &WireGuard, who: Range<u32>) -> Result<()> {
+        if who.is_empty() {
+            return Ok(());
+        }
         let keys: Vec<String> = who.map(|number| key(number).to_string()).collect();
         let mut args = vec!["set", INTERFACE];
         args.extend(keys.iter().flat_map(|key| ["peer", key, "remove"]));
