@@ -22,6 +22,7 @@ mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
@@ -156,7 +157,8 @@ pub struct Daemon {
     engine: Engine,
     names: engine::Names,
     uplinks: Vec<UplinkRuntime>,
-    tunnels: Vec<wireguard::Tunnel>,
+    /// As WireGuard last told of them; shared with the metrics.
+    tunnels: Arc<Vec<wireguard::Tunnel>>,
     numbers: Numbers,
     claims: Claims,
     peers: BTreeMap<PeerId, PeerPlan>,
@@ -300,7 +302,7 @@ impl Daemon {
             records,
             prober,
             uplinks,
-            tunnels,
+            tunnels: Arc::new(tunnels),
             numbers: Numbers::new(capacity),
             claims: Claims::default(),
             peers: BTreeMap::new(),
@@ -426,7 +428,7 @@ impl Daemon {
 
     /// Has user-space WireGuard forget the source addresses that it learned by another way than the present one.
     async fn refresh_endpoints(&self) {
-        tunnels::refresh_endpoints(self.tunnels.clone()).await;
+        tunnels::refresh_endpoints(self.tunnels.to_vec()).await;
     }
 
     /// Says what the maps cost, and up to which round trip the fastest probes can be answered if that is not long.

@@ -38,8 +38,10 @@ pub(super) async fn listen(config: &Config) -> Result<Option<TcpListener>, Error
 struct Shared {
     names: Names,
     failovers: BTreeMap<(PeerId, &'static str), u64>,
-    /// From the last reading of WireGuard, which tells of all peers or of none: nobody asks it for each scrape.
-    handshakes: BTreeMap<PeerId, SystemTime>,
+    /// By the tunnel's place and the public key.
+    keys: Arc<BTreeMap<PeerId, (usize, [u8; 32])>>,
+    /// The last reading of WireGuard, which tells of all peers or of none: nobody asks it for each scrape.
+    tunnels: Arc<Vec<Tunnel>>,
 }
 
 /// The daemon's side of it.
@@ -68,7 +70,8 @@ impl Observed {
         let shared = Shared {
             names,
             failovers: BTreeMap::new(),
-            handshakes: BTreeMap::new(),
+            keys: Arc::default(),
+            tunnels: Arc::default(),
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -137,29 +140,31 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
 fn scrape(shared: &Shared, tables: &Tables) -> Result<Scrape, String> {
     let extras = Extras {
         failovers: shared.failovers.clone(),
-        handshakes: shared.handshakes.clone(),
+        handshakes: handshakes(shared),
     };
     Scrape::take(&shared.names, tables, &extras, monotonic_ns()).map_err(|e| e.to_string())
 }
 
+/// When each peer last shook hands, as WireGuard said when it was last asked.
+fn handshakes(shared: &Shared) -> BTreeMap<PeerId, SystemTime> {
+    let in_tunnel = |(index, tunnel): (usize, &Tunnel)| {
+        let of_peer = move |peer: &Peer| Some(((index, peer.public_key.0), peer.last_handshake?));
+        tunnel.peers.iter().filter_map(of_peer).collect::<Vec<_>>()
+    };
+    let known: HashMap<_, _> = shared.tunnels.iter().enumerate().flat_map(in_tunnel).collect();
+    let handshake = |(id, key): (&PeerId, &(usize, [u8; 32]))| Some((*id, *known.get(key)?));
+    shared.keys.iter().filter_map(handshake).collect()
+}
+
 impl Daemon {
-    /// Remembers for the metrics when each peer last shook hands, as WireGuard said when it was last asked.
+    /// Shows the metrics what WireGuard said when it was last asked.
     pub(super) fn note_handshakes(&self) {
-        let in_tunnel = |(index, tunnel): (usize, &Tunnel)| {
-            let of_peer = move |peer: &Peer| Some(((index, peer.public_key.0), peer.last_handshake?));
-            tunnel.peers.iter().filter_map(of_peer).collect::<Vec<_>>()
-        };
-        let known: HashMap<_, _> = self.tunnels.iter().enumerate().flat_map(in_tunnel).collect();
-        let handshake = |(id, plan): (&PeerId, &PeerPlan)| {
-            let at = known.get(&(plan.tunnel, *plan.key.as_bytes()))?;
-            Some((*id, *at))
-        };
-        lock(&self.observed.shared).handshakes = self.peers.iter().filter_map(handshake).collect();
+        lock(&self.observed.shared).tunnels = self.tunnels.clone();
     }
 
     /// WireGuard does not answer: what it said before may have become untrue.
     pub(super) fn forget_handshakes(&self) {
-        lock(&self.observed.shared).handshakes.clear();
+        lock(&self.observed.shared).tunnels = Arc::default();
     }
 
     /// Tells the names of everything to whoever reads the maps.
@@ -179,7 +184,12 @@ impl Daemon {
                 .map(|(id, plan)| name(*id, plan))
                 .collect(),
         });
+        let keys = self
+            .peers
+            .iter()
+            .map(|(id, plan)| (*id, (plan.tunnel, *plan.key.as_bytes())));
         let mut shared = lock(&self.observed.shared);
+        shared.keys = Arc::new(keys.collect());
         shared.names.uplinks = uplinks.collect();
         shared.names.tunnels = tunnels.collect();
         shared.failovers.retain(|(peer, _), _| self.peers.contains_key(peer));

@@ -5,6 +5,8 @@
 //! there is no instant at which an endpoint of a peer that stays leads nowhere. Each step's work is proportional to what changes, and
 //! it waits for the programs once.
 
+use std::sync::Arc;
+
 use tracing::{debug, info, warn};
 use wgxdp_common::abi::MAX_PATHS_PER_PEER;
 use wgxdp_common::id::{PathId, PeerId};
@@ -30,15 +32,14 @@ impl Daemon {
                 return Ok(());
             }
         };
-        // Whoever flushes the neighbours does not tell: have them resolved again.
-        self.settle_neighbours().await?;
         let ports_before = self.ports();
-        self.tunnels = tunnels;
+        self.tunnels = Arc::new(tunnels);
         self.warn_of_missing(&plans);
         let difference = Difference::between(&self.peers, plans.peers);
         let ports_changed = self.ports() != ports_before;
         if difference.is_empty() && !ports_changed {
             self.note_handshakes();
+            self.neighbours.settle_again().await?;
             return Ok(());
         }
         self.tell(&difference);

@@ -1,6 +1,7 @@
 //! Reading the tunnels without holding up the probes: WireGuard's interfaces block, so a thread of the pool asks them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -11,7 +12,7 @@ use tracing::{debug, warn};
 use super::Error;
 use crate::config::Config;
 use crate::host::udp_socket;
-use crate::host::wireguard::{self, Tunnel};
+use crate::host::wireguard::{self, Peer, Tunnel};
 
 /// How often WireGuard is asked what it knows of its peers, at most. Nothing on a packet's way waits for the answer.
 const EVERY: Duration = Duration::from_secs(2);
@@ -53,9 +54,19 @@ pub(super) async fn read_some(interfaces: &[String]) -> Vec<Tunnel> {
     tunnels
 }
 
+/// What asking brought.
+pub(super) enum Answer {
+    /// Nothing.
+    None,
+    /// The same ports, peers and endpoints as before. Thousands of them are compared here and not where probes wait.
+    Same(Vec<Tunnel>),
+    /// Something else.
+    Changed(Vec<Tunnel>),
+}
+
 /// Asks again and again; ends when dropped.
 pub(super) struct Poll {
-    answers: mpsc::Receiver<Option<Vec<Tunnel>>>,
+    answers: mpsc::Receiver<Answer>,
     task: JoinHandle<()>,
 }
 
@@ -63,7 +74,7 @@ impl Poll {
     /// `tunnels` is what is known already.
     pub(super) fn start(config: &Config, tunnels: &[Tunnel]) -> Self {
         let (sender, answers) = mpsc::channel(1);
-        let (interfaces, mut ports) = (interfaces(config), ports(tunnels));
+        let (interfaces, mut ports, mut known) = (interfaces(config), ports(tunnels), essence(tunnels));
         let task = tokio::spawn(async move {
             let mut pause = EVERY;
             let mut failing = false;
@@ -72,18 +83,27 @@ impl Poll {
                 let asked_at = Instant::now();
                 let answer = read(interfaces.clone()).await;
                 pause = EVERY.max(asked_at.elapsed() * SPARED);
-                match &answer {
+                let was_failing = std::mem::replace(&mut failing, answer.is_err());
+                let answer = match answer {
                     Ok(tunnels) => {
-                        failing = false;
-                        ports = self::ports(tunnels);
+                        ports = self::ports(&tunnels);
+                        let before = std::mem::replace(&mut known, essence(&tunnels));
+                        if known == before {
+                            Answer::Same(tunnels)
+                        } else {
+                            Answer::Changed(tunnels)
+                        }
                     }
-                    Err(e) if failing => debug!("{e}"),
+                    Err(e) if was_failing => {
+                        debug!("{e}");
+                        Answer::None
+                    }
                     Err(e) => {
-                        failing = true;
                         warn!("{e}; its packets are steered as before");
+                        Answer::None
                     }
-                }
-                if sender.send(answer.ok()).await.is_err() {
+                };
+                if sender.send(answer).await.is_err() {
                     return;
                 }
             }
@@ -91,8 +111,8 @@ impl Poll {
         Self { answers, task }
     }
 
-    /// The next answer; `None`: there was none.
-    pub(super) async fn next(&mut self) -> Option<Vec<Tunnel>> {
+    /// The next answer.
+    pub(super) async fn next(&mut self) -> Answer {
         match self.answers.recv().await {
             Some(answer) => answer,
             None => std::future::pending().await,
@@ -104,6 +124,15 @@ impl Drop for Poll {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// All that steering depends on: of each tunnel its port and its peers' endpoints by key, for their order is any.
+type Essence = Vec<(Option<u16>, BTreeMap<[u8; 32], Option<SocketAddr>>)>;
+
+fn essence(tunnels: &[Tunnel]) -> Essence {
+    let of_peer = |peer: &Peer| (peer.public_key.0, peer.endpoint);
+    let of_tunnel = |tunnel: &Tunnel| (tunnel.listen_port, tunnel.peers.iter().map(of_peer).collect());
+    tunnels.iter().map(of_tunnel).collect()
 }
 
 /// The ports that the tunnels listen on.
