@@ -185,7 +185,7 @@ impl Fixture {
     /// The kernel refused something.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let room = Room {
-            peers: 4,
+            peers: 8,
             clients: CLIENTS,
         };
         let mut dataplane = Dataplane::load(room, Pins::default())?;

@@ -12,6 +12,7 @@
 //! | [`wireguard`] | WireGuard at both ends |
 //! | [`impair`] | loss and black holes, by a TC program |
 //! | [`cut`] | the ways in which an uplink dies |
+//! | [`crowd`] | peers that nobody plays |
 //! | [`traffic`] | what an application in the tunnel sends, and what became of it |
 //! | [`capture`] | which packets pass by a host |
 //! | [`trial`] | cut, measure, heal, measure |
@@ -30,6 +31,7 @@ pub mod bench;
 pub mod capture;
 pub mod clock;
 pub mod concentrator;
+pub mod crowd;
 pub mod cut;
 pub mod daemon;
 pub mod fixture;

@@ -129,6 +129,8 @@ pub struct WireGuard {
     host: Host,
     interface: String,
     userspace: Option<Process>,
+    /// The public key of the first peer.
+    peer: Option<String>,
 }
 
 impl WireGuard {
@@ -158,6 +160,7 @@ impl WireGuard {
             host: host.clone(),
             interface: interface.to_owned(),
             userspace,
+            peer: setup.peers.first().map(|peer| peer.public_key.to_owned()),
         })
     }
 
@@ -213,12 +216,19 @@ impl WireGuard {
             .parse()?)
     }
 
-    /// The first peer's value in `wg show INTERFACE FIELD`, which prints "key TAB value".
+    /// The host that it is in.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The first peer's value in `wg show INTERFACE FIELD`, which prints "key TAB value" for each peer, in an order of its own.
     fn peer_field(&self, field: &str) -> Result<String> {
         let interface = &self.interface;
         let shown = self.host.run("wg", &["show", interface, field])?;
-        let value = shown.lines().next().and_then(|line| line.split_once('\t'));
-        let (_, value) = value.with_context(|| format!("`wg show {interface} {field}` shows no peer: {shown:?}"))?;
+        let mut values = shown.lines().filter_map(|line| line.split_once('\t'));
+        let value = values.find(|(key, _)| Some(*key) == self.peer.as_deref());
+        let (_, value) =
+            value.with_context(|| format!("`wg show {interface} {field}` does not show the first peer: {shown:?}"))?;
         Ok(value.to_owned())
     }
 }

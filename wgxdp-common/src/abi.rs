@@ -40,7 +40,7 @@ pub const MAP_PATHS: &str = "PATHS";
 pub const MAP_PROOFS: &str = "PROOFS";
 /// [`crate::table::UplinkFlags`] by uplink id, written by user space alone.
 pub const MAP_UPLINK_FLAGS: &str = "UPLINK_FLAGS";
-/// [`crate::table::ProbeSlot`], [`PROBE_SLOTS`] for each path.
+/// [`crate::table::ProbeSlot`], as many for each path as [`PROBE_SLOTS_SYMBOL`] says.
 pub const MAP_PROBES: &str = "PROBES";
 /// [`crate::count::PathCount`] by path id, per CPU.
 pub const MAP_PATH_COUNTS: &str = "PATH_COUNTS";
@@ -85,10 +85,14 @@ pub const DEFAULT_MAX_CLIENTS: u32 = 65_536;
 pub const SESSIONS_PER_CLIENT: u32 = 4;
 /// Local addresses of the host.
 pub const MAX_LOCALS: u32 = 1024;
-/// The symbol in `.rodata` that holds the number of buckets, less one.
-pub const BUCKET_MASK_SYMBOL: &str = "BUCKET_MASK";
-/// Probes in flight that a path remembers: 64 at 10 ms cover a round trip of 640 ms.
+/// The variable in the object file's `.rodata` that holds the number of buckets, less one; the loader sets it.
+pub const BUCKET_MASK_SYMBOL: &str = "WGXDP_BUCKET_MASK";
+/// The most probes in flight that a path remembers: 64 at 10 ms cover a round trip of 640 ms.
 pub const PROBE_SLOTS: u32 = 64;
+/// The fewest, however many paths there are.
+pub const MIN_PROBE_SLOTS: u32 = 8;
+/// The variable in the object file's `.rodata` that holds how many it is, a power of two; the loader sets it.
+pub const PROBE_SLOTS_SYMBOL: &str = "WGXDP_PROBE_SLOTS";
 /// Bytes of the ring buffer.
 pub const RECORDS_BYTES: u32 = 256 * 1024;
 

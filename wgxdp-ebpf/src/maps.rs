@@ -1,5 +1,6 @@
 //! The maps, and reading words that user space may write at the same time.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
@@ -18,16 +19,15 @@ const PEER_ENTRIES: u32 = DEFAULT_MAX_PEERS;
 const PATH_ENTRIES: u32 = PEER_ENTRIES * MAX_PATHS_PER_PEER as u32;
 const CLIENT_ENTRIES: u32 = DEFAULT_MAX_CLIENTS;
 
-/// Buckets, less one; the loader sets it with the size of [`BUCKETS`].
-#[unsafe(no_mangle)]
-static BUCKET_MASK: u32 = buckets(PATH_ENTRIES) - 1;
-
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(2, 0);
 #[map]
 pub(crate) static GENERATION: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static BUCKETS: Array<Bucket> = Array::with_max_entries(buckets(PATH_ENTRIES), BPF_F_MMAPABLE);
+/// Buckets, less one: [`wgxdp_common::abi::BUCKET_MASK_SYMBOL`].
+#[unsafe(no_mangle)]
+static WGXDP_BUCKET_MASK: Global<u32> = Global::new(buckets(PATH_ENTRIES) - 1);
 #[map]
 pub(crate) static ENDPOINTS: Array<EndpointEntry> = Array::with_max_entries(PATH_ENTRIES, BPF_F_MMAPABLE);
 #[map]
@@ -53,6 +53,9 @@ pub(crate) static PROOFS: Array<Proof> = Array::with_max_entries(PATH_ENTRIES, B
 pub(crate) static UPLINK_FLAGS: Array<UplinkFlags> = Array::with_max_entries(MAX_UPLINKS as u32, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static PROBES: Array<ProbeSlot> = Array::with_max_entries(PATH_ENTRIES * PROBE_SLOTS, 0);
+/// Probes that a path remembers, a power of two: [`wgxdp_common::abi::PROBE_SLOTS_SYMBOL`].
+#[unsafe(no_mangle)]
+static WGXDP_PROBE_SLOTS: Global<u32> = Global::new(PROBE_SLOTS);
 #[map]
 pub(crate) static PATH_COUNTS: PerCpuArray<PathCount> = PerCpuArray::with_max_entries(PATH_ENTRIES, 0);
 #[map]
@@ -60,11 +63,16 @@ pub(crate) static REASON_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entrie
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RECORDS_BYTES, 0);
 
-/// [`BUCKET_MASK`] as the loader set it: read as memory, or the compiler would take the value above for granted.
+/// Buckets in [`BUCKETS`], less one. The map of such variables is frozen before the programs are loaded, so that the verifier takes them for constants.
 #[inline(always)]
 pub(crate) fn bucket_mask() -> u32 {
-    // SAFETY: a static of this very type; the kernel froze the map that holds it, so the verifier knows its value.
-    unsafe { (&raw const BUCKET_MASK).read_volatile() }
+    WGXDP_BUCKET_MASK.load()
+}
+
+/// Probes that a path remembers.
+#[inline(always)]
+pub(crate) fn probe_slots() -> u32 {
+    WGXDP_PROBE_SLOTS.load()
 }
 
 /// Reads a field once, as it is now: somebody else may write it.

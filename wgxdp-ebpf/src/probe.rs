@@ -1,21 +1,21 @@
 //! Echo probes: stamped by `steer` when they leave, proven by `restore` when the authentic reply arrives.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use wgxdp_common::abi::PROBE_SLOTS;
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::table::{ProbeSlot, Proof};
 
-use crate::maps::{PATHS, PROBES, PROOFS, field, read, write};
+use crate::maps::{PATHS, PROBES, PROOFS, field, probe_slots, read, write};
 use crate::outcome::add;
 use crate::records;
 
 /// Where a path remembers the probe with this sequence number (network byte order).
 #[inline(always)]
 fn slot(path: PathId, sequence: u16) -> Option<*mut ProbeSlot> {
-    let place = u32::from(u16::from_be(sequence)) % PROBE_SLOTS;
-    PROBES.get_ptr_mut(path.0.checked_mul(PROBE_SLOTS)?.checked_add(place)?)
+    let slots = probe_slots();
+    let place = u32::from(u16::from_be(sequence)) & (slots - 1);
+    PROBES.get_ptr_mut(path.0.checked_mul(slots)?.checked_add(place)?)
 }
 
 /// The uplink over which a path leads.

@@ -24,9 +24,10 @@ use crate::trial;
 /// Its name.
 pub const NAME: &str = "gap";
 
-const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+/// The same for every daemon that is cut.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// Short, so that many cuts take little time; a gap does not depend on it.
-const HOLD_DOWN: Duration = Duration::from_millis(300);
+pub(super) const HOLD_DOWN: Duration = Duration::from_millis(300);
 /// How long a cut is watched when nothing comes back.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the traffic may take to return.
@@ -85,21 +86,18 @@ fn measure(
     log: &Log,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Vec<Figure>> {
-    poll::wait_until("the tunnel on isp-a", RETURN_BOUND, || {
-        Ok(lab.uplink_in_use()? == Some(Uplink::A))
-    })?;
+    await_return(lab)?;
     let undisturbed = (0..cuts).map(|_| undisturbed(traffic)).collect::<Result<Vec<_>>>()?;
     let (mut figures, mut returned) = (Vec::new(), 0);
     for kind in &KINDS {
         progress(&format!("{cuts} × {}", kind.cut.describe()));
         let (mut gaps, mut lost) = (Vec::new(), Vec::new());
         for number in 0..cuts {
-            await_phase((f64::from(number) * GOLDEN).fract())?;
             let logged = log.since(0).len();
-            let (severed, measured) = trial::cut(lab, traffic, kind.cut, Uplink::A, PATIENCE)?;
+            let (measured, returned_with) = cut_and_heal(lab, traffic, kind.cut, number)?;
             gaps.push(measured.udp.both().gap);
             lost.push(measured.udp.both().lost);
-            let seen = trial::heal(lab, traffic, severed, RETURN_BOUND)?.udp;
+            let seen = returned_with.udp;
             returned += seen.lost;
             if seen.lost > 0 {
                 // Why is in the log, if the daemon knows.
@@ -132,6 +130,25 @@ fn measure(
         windows,
     ));
     Ok(figures)
+}
+
+/// Waits until the tunnel is on isp-a.
+pub(super) fn await_return(lab: &Lab) -> Result<()> {
+    poll::wait_until("the tunnel on isp-a", RETURN_BOUND, || {
+        Ok(lab.uplink_in_use()? == Some(Uplink::A))
+    })
+}
+
+/// The cut of this number of isp-a, and the return.
+pub(super) fn cut_and_heal(
+    lab: &mut Lab,
+    traffic: &Traffic,
+    cut: Cut,
+    number: u32,
+) -> Result<(trial::Measured, trial::Returned)> {
+    await_phase((f64::from(number) * GOLDEN).fract())?;
+    let (severed, measured) = trial::cut(lab, traffic, cut, Uplink::A, PATIENCE)?;
+    Ok((measured, trial::heal(lab, traffic, severed, RETURN_BOUND)?))
 }
 
 /// The longest gap of a window without a cut.
@@ -172,7 +189,7 @@ impl Kind {
     }
 }
 
-fn millis(time: Duration) -> f64 {
+pub(super) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | [`gap`] | `blackhole_p50`, `blackhole_p99`, `blackhole_max`, the same of `carrier_loss`, `undisturbed_max` | ms |
 //! | | `blackhole_lost_max`, `carrier_loss_lost_max`, `return_lost` | packets |
+//! | [`gap_scale`] | `blackhole_p50_one`, `blackhole_p50_many`, the same of `carrier_loss` | ms |
+//! | | `blackhole_ratio`, `carrier_loss_ratio` | ratio |
 //! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, … | ns |
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
 //! | [`throughput`] | `up_with`, `up_without`, the same of `down` | Mbit/s |
@@ -14,6 +16,7 @@
 //! anything, is its [`Bound`]; a benchmark reports, it does not fail.
 
 pub mod gap;
+pub mod gap_scale;
 pub mod machine;
 pub mod programs;
 pub mod throughput;
@@ -38,6 +41,8 @@ pub enum Scale {
 pub enum Benchmark {
     /// See [`gap`].
     Gap,
+    /// See [`gap_scale`].
+    GapScale,
     /// See [`programs`].
     Programs,
     /// See [`throughput`].
@@ -46,12 +51,13 @@ pub enum Benchmark {
 
 impl Benchmark {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 3] = [Self::Programs, Self::Gap, Self::Throughput];
+    pub const ALL: [Self; 4] = [Self::Programs, Self::Gap, Self::GapScale, Self::Throughput];
 
     /// Its name on the command line and in the figures.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gap => gap::NAME,
+            Self::GapScale => gap_scale::NAME,
             Self::Programs => programs::NAME,
             Self::Throughput => throughput::NAME,
         }
@@ -61,6 +67,7 @@ impl Benchmark {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Gap => "how long a cut silences the tunnel, UDP at 1 kHz, probes every 20 ms",
+            Self::GapScale => "how much longer a cut silences the tunnel with ten thousand peers than with one",
             Self::Programs => "what a packet costs in the programs, by BPF_PROG_TEST_RUN",
             Self::Throughput => "TCP through the tunnel with wgxdp and without, in turns",
         }
@@ -73,6 +80,7 @@ impl Benchmark {
     pub fn run(self, scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
         match self {
             Self::Gap => gap::run(scale, progress),
+            Self::GapScale => gap_scale::run(scale, progress),
             Self::Programs => programs::run(scale),
             Self::Throughput => throughput::run(scale, progress),
         }

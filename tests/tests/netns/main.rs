@@ -8,12 +8,14 @@
 mod command;
 mod concentrator;
 mod endures;
+mod follows;
 mod kinds;
 mod laboratory;
 mod leaves_nothing;
 mod metrics;
 mod outlives;
 mod refuses;
+mod scale;
 mod scene;
 mod status;
 mod tunnels;

@@ -13,7 +13,10 @@ use crate::{BOUND, alone, slack};
 
 /// With isp-a cut, traffic and TCP go on over isp-b; healed, they return with nothing lost; nothing else changes.
 fn outlives(cut: Cut, family: Family) -> Result<()> {
-    let mut scene = Scene::raise(family)?;
+    cut_and_heal(&mut Scene::raise(family)?, cut)
+}
+
+pub(crate) fn cut_and_heal(scene: &mut Scene, cut: Cut) -> Result<()> {
     let handshakes = (
         scene.lab.branch_wg.latest_handshake()?,
         scene.lab.hub_wg.latest_handshake()?,

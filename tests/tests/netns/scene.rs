@@ -38,7 +38,11 @@ impl Scene {
 
     /// With uplinks of these kinds: isp-a's, isp-b's.
     pub(crate) fn raise_over(kinds: [Kind; 2], family: Family, settings: &Settings) -> Result<Self> {
-        let lab = Lab::raise_over(kinds, family)?;
+        Self::raise_in(Lab::raise_over(kinds, family)?, settings)
+    }
+
+    /// The same in a laboratory that was arranged beforehand.
+    pub(crate) fn raise_in(lab: Lab, settings: &Settings) -> Result<Self> {
         let (clean, routes) = (Snapshot::take(&lab.branch)?, Snapshot::foreign_routes(&lab.branch)?);
         let daemon = Daemon::start(&lab, settings)?;
         let traffic = Traffic::start(&lab, pace())?;

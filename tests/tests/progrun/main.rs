@@ -7,4 +7,5 @@ mod restore;
 mod rows;
 mod size;
 mod steer;
+mod stress;
 mod translate;

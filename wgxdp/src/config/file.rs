@@ -14,7 +14,7 @@ use super::value::{Profile, UplinkName, XdpMode};
 use super::{AddressChoice, Config, Detection, FamilyChoice, GatewayChoice, address, validate};
 
 /// Longest file that is read.
-pub(super) const MAX_BYTES: u64 = 1 << 20;
+pub(super) const MAX_BYTES: u64 = 16 << 20;
 /// From one probe to the next. The kernel remembers 64 probes, and thresholds are 32 bits of microseconds.
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(60);
 /// Hold-downs.

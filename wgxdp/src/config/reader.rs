@@ -29,13 +29,17 @@ pub(super) struct Placed<T> {
 #[derive(Debug)]
 pub(super) struct Report<'t> {
     text: &'t str,
+    /// Where each line begins: every value asks for its place.
+    lines: Vec<usize>,
     pub(super) problems: Vec<Problem>,
 }
 
 impl<'t> Report<'t> {
-    pub(super) const fn new(text: &'t str) -> Self {
+    pub(super) fn new(text: &'t str) -> Self {
+        let line_ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         Self {
             text,
+            lines: std::iter::once(0).chain(line_ends.map(|(at, _)| at + 1)).collect(),
             problems: Vec::new(),
         }
     }
@@ -45,16 +49,11 @@ impl<'t> Report<'t> {
     }
 
     fn at(&self, offset: usize, exact: bool) -> Place {
-        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let start = before
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |newline| newline + 1);
-        Place::Line(
-            line,
-            exact.then(|| String::from_utf8_lossy(&before[start..]).chars().count() + 1),
-        )
+        let offset = offset.min(self.text.len());
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = self.lines[line - 1];
+        let before = &self.text.as_bytes()[start..offset];
+        Place::Line(line, exact.then(|| String::from_utf8_lossy(before).chars().count() + 1))
     }
 
     /// Parses a document. What is not TOML ends here, for a broken document would only produce further, false, problems.

@@ -290,7 +290,7 @@ fn a_file_that_cannot_be_read_is_named() {
     assert_eq!(
         Config::from_file(&path).unwrap_err().to_string(),
         format!(
-            "{} is longer than 1048576 bytes, so it is no configuration of wgxdp; name another file with --config",
+            "{} is longer than 16777216 bytes, so it is no configuration of wgxdp; name another file with --config",
             path.display()
         )
     );

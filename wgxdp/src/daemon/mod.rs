@@ -16,18 +16,21 @@ mod locals;
 mod observe;
 mod peers;
 mod plan;
+mod roster;
 mod serve;
 mod tunnels;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
-use wgxdp_common::abi::{DEFAULT_MAX_CLIENTS, DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, PROBE_MARK_MASK};
+use wgxdp_common::abi::DEFAULT_MAX_CLIENTS;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::net::Address;
 use wgxdp_common::table;
@@ -35,7 +38,7 @@ use wgxdp_common::table;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::dataplane::{self, Dataplane, Hook, Pins, Room};
-use crate::engine::{self, Action, Engine, Input};
+use crate::engine::{self, Action, Engine, Input, Transition};
 use crate::host::anchor::{self, Anchor};
 use crate::host::neighbour::Neighbours;
 use crate::host::netlink::Netlink;
@@ -45,7 +48,8 @@ use crate::host::{self, wireguard};
 use crate::prober::Prober;
 
 pub use cleanup::{CleanUp, clean_up};
-use plan::{PathPlan, PeerPlan, PlanError, Roster};
+use plan::{PathPlan, PeerPlan, PlanError, Plans, Unlisted};
+use roster::{Claims, Numbers};
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +126,13 @@ impl From<PlanError> for Error {
     }
 }
 
+/// Peers that are described one by one at start.
+const DESCRIBED: usize = 16;
+/// More transitions than this at once are told by kind.
+const CROWD: usize = 16;
+/// Round trips as long as over a satellite are rare on uplinks.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(300);
+
 /// An uplink while the daemon runs.
 struct UplinkRuntime {
     state: uplink::State,
@@ -148,11 +159,18 @@ pub struct Daemon {
     prober: Prober,
     engine: Engine,
     names: engine::Names,
-    max_peers: u32,
-    roster: Roster,
+    /// Probed although no file lists them.
+    unlisted: Unlisted,
     uplinks: Vec<UplinkRuntime>,
-    tunnels: Vec<wireguard::Tunnel>,
+    /// As WireGuard last told of them; shared with the metrics.
+    tunnels: Arc<Vec<wireguard::Tunnel>>,
+    numbers: Numbers,
+    claims: Claims,
     peers: BTreeMap<PeerId, PeerPlan>,
+    /// Configured peers that WireGuard does not have.
+    missing: BTreeSet<PlanError>,
+    /// Peers for which there is no room.
+    without_room: usize,
     paths: BTreeMap<PathId, PathRuntime>,
     published: Option<table::Config>,
     observed: observe::Observed,
@@ -162,7 +180,7 @@ pub struct Daemon {
 struct Survey {
     watch: Watch,
     view: View,
-    roster: Roster,
+    unlisted: Unlisted,
     tunnels: Vec<wireguard::Tunnel>,
     plans: BTreeSet<PeerPlan>,
     uplinks: Vec<UplinkRuntime>,
@@ -173,8 +191,11 @@ struct Survey {
 async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
     let (watch, view) = Watch::start(netlink).await?;
     let tunnels = tunnels::read_all(config).await?;
-    let roster = plan::roster(config, &tunnels);
-    let plans = plan::peers(config, &tunnels, &roster)?;
+    let unlisted = plan::unlisted(config, &tunnels);
+    let Plans { peers: plans, missing } = plan::peers(config, &tunnels, &unlisted)?;
+    if let Some(missing) = missing.into_iter().next() {
+        return Err(missing.into());
+    }
     let destinations: BTreeSet<_> = plans.iter().flat_map(PeerPlan::destinations).collect();
     let mut uplinks = Vec::new();
     for (id, uplink) in (0..).map(UplinkId).zip(config.uplinks()) {
@@ -209,7 +230,7 @@ async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
     Ok(Survey {
         watch,
         view,
-        roster,
+        unlisted,
         tunnels,
         plans,
         uplinks,
@@ -250,7 +271,7 @@ impl Daemon {
         let Survey {
             watch,
             view,
-            roster,
+            unlisted,
             tunnels,
             plans,
             uplinks,
@@ -259,14 +280,14 @@ impl Daemon {
         for warning in config.warnings() {
             warn!("{warning}");
         }
-        let max_peers = max_peers(plans.len())?;
+        let capacity = roster::capacity(plans.len()).ok_or(Error::TooManyPeers(plans.len()))?;
         let anchor = Anchor::raise(netlink).await?;
         if !anchor.has_v6() {
             warn!("IPv6 is switched off on this host: only IPv4 endpoints are steered");
         }
         let prober = Prober::open(anchor.v4().into(), anchor.v6().map(Into::into)).map_err(Error::Prober)?;
         let room = Room {
-            peers: max_peers,
+            peers: capacity,
             clients: DEFAULT_MAX_CLIENTS,
         };
         #[cfg_attr(
@@ -296,11 +317,14 @@ impl Daemon {
             dataplane,
             records,
             prober,
-            max_peers,
-            roster,
+            unlisted,
             uplinks,
-            tunnels,
+            tunnels: Arc::new(tunnels),
+            numbers: Numbers::new(capacity),
+            claims: Claims::default(),
             peers: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            without_room: 0,
             paths: BTreeMap::new(),
             published: None,
             observed: observe::Observed::new(),
@@ -340,13 +364,15 @@ impl Daemon {
         self.anchor.engage(&self.ports()).await?;
         self.refresh_endpoints().await;
         self.publish_names();
+        self.note_handshakes();
+        self.describe_room()?;
         self.describe();
         Ok(())
     }
 
     /// Ports of all tunnels.
     fn ports(&self) -> BTreeSet<u16> {
-        self.tunnels.iter().filter_map(|tunnel| tunnel.listen_port).collect()
+        tunnels::ports(&self.tunnels)
     }
 
     /// Attaches `restore` to the uplink's device, if there is one that it is not attached to.
@@ -435,13 +461,38 @@ impl Daemon {
 
     /// Has user-space WireGuard forget the source addresses that it learned by another way than the present one.
     async fn refresh_endpoints(&self) {
-        tunnels::refresh_endpoints(self.tunnels.clone()).await;
+        tunnels::refresh_endpoints(self.tunnels.to_vec()).await;
+    }
+
+    /// Says what the maps cost, and up to which round trip the fastest probes can be answered if that is not long.
+    fn describe_room(&self) -> Result<(), Error> {
+        let megabytes = self.dataplane.memory()? as f64 / 1e6;
+        info!(
+            "room for {} peers: {megabytes:.1} MB of maps",
+            self.peers.len() + self.numbers.room()
+        );
+        let fastest = self
+            .peers
+            .values()
+            .map(|plan| plan.interval)
+            .min()
+            .unwrap_or(LONG_ROUND_TRIP);
+        let covered = fastest * self.dataplane.probe_slots();
+        if covered < LONG_ROUND_TRIP {
+            warn!(
+                "with so many peers a path remembers {} probes: replies to probes every {} count within {}; if a round trip takes longer, probe less often",
+                self.dataplane.probe_slots(),
+                humantime::format_duration(fastest),
+                humantime::format_duration(covered)
+            );
+        }
+        Ok(())
     }
 
     /// Says what is going to be done, once.
     fn describe(&self) {
-        for plan in self.peers.values() {
-            let tunnel = self.config.tunnels()[plan.tunnel].interface.as_str();
+        for plan in self.peers.values().take(DESCRIBED) {
+            let tunnel = self.tunnel_name(plan);
             let uplinks = plan
                 .uplinks
                 .iter()
@@ -455,13 +506,16 @@ impl Daemon {
             );
         }
         let (uplinks, peers) = (self.config.uplinks().len(), self.peers.len());
+        if peers > DESCRIBED {
+            info!("and {} peers more", peers - DESCRIBED);
+        }
         let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         info!("ready: {}, {}", many(uplinks, "uplink"), many(peers, "peer"));
     }
 
     /// Carries out what the engine decided, in order.
     fn perform(&mut self, actions: Vec<Action>) {
-        let mut later = Vec::new();
+        let (mut later, mut transitions) = (Vec::new(), Vec::new());
         for action in actions {
             match action {
                 Action::SetUplinkFlags { uplink, flags } => self.dataplane.set_uplink_flags(uplink, flags),
@@ -470,15 +524,38 @@ impl Daemon {
                 Action::LiftLatch { path } => self.dataplane.lift_latch(path),
                 Action::SetStatus { path, state, loss_ppm } => self.dataplane.set_status(path, state, loss_ppm),
                 Action::SendProbe { path, sequence } => self.send_probe(path, sequence, &mut later),
-                Action::Report(transition) => {
-                    info!("{}", self.names.line(&transition));
-                    if let Some(failovers) = self.engine.failovers(transition.peer) {
-                        self.observed.set_failovers(transition.peer, failovers.iter());
-                    }
-                }
+                Action::Report(transition) => transitions.push(transition),
             }
         }
         debug_assert!(later.is_empty(), "a probe that left or did not decides nothing");
+        self.report(&transitions);
+    }
+
+    /// Tells the operator. What concerns a crowd of peers, an uplink's death above all, is one line for all of them.
+    fn report(&mut self, transitions: &[Transition]) {
+        for transition in transitions {
+            if let Some(failovers) = self.engine.failovers(transition.peer) {
+                self.observed.set_failovers(transition.peer, failovers.iter());
+            }
+        }
+        if transitions.len() <= CROWD {
+            transitions
+                .iter()
+                .for_each(|transition| info!("{}", self.names.line(transition)));
+            return;
+        }
+        let mut alike: BTreeMap<String, usize> = BTreeMap::new();
+        for transition in transitions {
+            let uplink = self
+                .paths
+                .get(&transition.path)
+                .map_or(UplinkId(0), |path| path.plan.uplink);
+            let uplink = self.config.uplinks()[uplink.0 as usize].name.as_str();
+            *alike.entry(format!("{uplink} {}", transition.what())).or_default() += 1;
+        }
+        for (what, count) in alike {
+            info!("{what} ({count} paths)");
+        }
     }
 
     fn send_probe(&mut self, path: PathId, sequence: u32, actions: &mut Vec<Action>) {
@@ -501,14 +578,4 @@ impl Daemon {
         };
         self.engine.handle(input, now_ns, actions);
     }
-}
-
-/// Room for twice the peers that there are, within what a probe's mark can name.
-fn max_peers(peers: usize) -> Result<u32, Error> {
-    let most = !PROBE_MARK_MASK / MAX_PATHS_PER_PEER as u32;
-    let wanted = u32::try_from(peers).unwrap_or(u32::MAX);
-    if wanted > most {
-        return Err(Error::TooManyPeers(peers));
-    }
-    Ok(wanted.saturating_mul(2).clamp(DEFAULT_MAX_PEERS, most))
 }

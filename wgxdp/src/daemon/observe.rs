@@ -1,7 +1,7 @@
 //! What others may see of the running daemon: the file of names for `wgxdp status`, and the metrics. Both read the maps themselves at the moment of
 //! asking; only what no map holds is shared here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,7 +18,7 @@ use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::dataplane::Tables;
 use crate::engine::MoveReason;
-use crate::host::wireguard;
+use crate::host::wireguard::{Peer, Tunnel};
 use crate::metrics::{self, Extras, Heartbeat, Scrape};
 use crate::snapshot::{Names, PathName, PeerName, STATE_FILE, STATE_FORMAT, TunnelName, UplinkName};
 
@@ -38,7 +38,10 @@ pub(super) async fn listen(config: &Config) -> Result<Option<TcpListener>, Error
 struct Shared {
     names: Names,
     failovers: BTreeMap<(PeerId, &'static str), u64>,
-    keys: BTreeMap<PeerId, (String, [u8; 32])>,
+    /// By the tunnel's place and the public key.
+    keys: Arc<BTreeMap<PeerId, (usize, [u8; 32])>>,
+    /// The last reading of WireGuard, which tells of all peers or of none: nobody asks it for each scrape.
+    tunnels: Arc<Vec<Tunnel>>,
 }
 
 /// The daemon's side of it.
@@ -67,7 +70,8 @@ impl Observed {
         let shared = Shared {
             names,
             failovers: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            keys: Arc::default(),
+            tunnels: Arc::default(),
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -134,29 +138,35 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
 }
 
 fn scrape(shared: &Shared, tables: &Tables) -> Result<Scrape, String> {
-    let tunnels = shared
-        .names
-        .tunnels
-        .iter()
-        .filter_map(|tunnel| wireguard::read(&tunnel.interface).ok());
-    let tunnels: BTreeMap<String, wireguard::Tunnel> = tunnels.map(|tunnel| (tunnel.name.clone(), tunnel)).collect();
-    let handshake = |(id, (interface, key)): (&PeerId, &(String, [u8; 32]))| {
-        let peer = tunnels
-            .get(interface)?
-            .peers
-            .iter()
-            .find(|peer| peer.public_key.0 == *key)?;
-        Some((*id, peer.last_handshake?))
-    };
-    let handshakes = shared.keys.iter().filter_map(handshake).collect();
     let extras = Extras {
         failovers: shared.failovers.clone(),
-        handshakes,
+        handshakes: handshakes(shared),
     };
     Scrape::take(&shared.names, tables, &extras, monotonic_ns()).map_err(|e| e.to_string())
 }
 
+/// When each peer last shook hands, as WireGuard said when it was last asked.
+fn handshakes(shared: &Shared) -> BTreeMap<PeerId, SystemTime> {
+    let in_tunnel = |(index, tunnel): (usize, &Tunnel)| {
+        let of_peer = move |peer: &Peer| Some(((index, peer.public_key.0), peer.last_handshake?));
+        tunnel.peers.iter().filter_map(of_peer).collect::<Vec<_>>()
+    };
+    let known: HashMap<_, _> = shared.tunnels.iter().enumerate().flat_map(in_tunnel).collect();
+    let handshake = |(id, key): (&PeerId, &(usize, [u8; 32]))| Some((*id, *known.get(key)?));
+    shared.keys.iter().filter_map(handshake).collect()
+}
+
 impl Daemon {
+    /// Shows the metrics what WireGuard said when it was last asked.
+    pub(super) fn note_handshakes(&self) {
+        lock(&self.observed.shared).tunnels = self.tunnels.clone();
+    }
+
+    /// WireGuard does not answer: what it said before may have become untrue.
+    pub(super) fn forget_handshakes(&self) {
+        lock(&self.observed.shared).tunnels = Arc::default();
+    }
+
     /// Tells the names of everything to whoever reads the maps.
     pub(super) fn publish_names(&self) {
         let uplinks = (0..).zip(self.config.uplinks()).map(|(id, uplink)| UplinkName {
@@ -177,11 +187,11 @@ impl Daemon {
         let keys = self
             .peers
             .iter()
-            .map(|(id, plan)| (*id, (self.tunnels[plan.tunnel].name.clone(), *plan.key.as_bytes())));
+            .map(|(id, plan)| (*id, (plan.tunnel, *plan.key.as_bytes())));
         let mut shared = lock(&self.observed.shared);
+        shared.keys = Arc::new(keys.collect());
         shared.names.uplinks = uplinks.collect();
         shared.names.tunnels = tunnels.collect();
-        shared.keys = keys.collect();
         shared.failovers.retain(|(peer, _), _| self.peers.contains_key(peer));
         // Also those that never happened, so that the first one is an increase.
         for peer in self.peers.keys() {

@@ -1,19 +1,31 @@
 //! Peers come, change and go while packets flow: written before anything refers to them, forgotten after nothing does.
+//!
+//! A peer that changes gets another number: its new entries are written beside the old ones, then its endpoints lead to the new ones, each by
+//! one write, and only when no program can be using the old ones any more is their number free. So no packet sees half of a change, and
+//! there is no instant at which an endpoint of a peer that stays leads nowhere. Each step's work is proportional to what changes, and
+//! it waits for the programs once.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use tracing::{info, warn};
-use wgxdp_common::id::PeerId;
+use tracing::{debug, info, warn};
+use wgxdp_common::abi::MAX_PATHS_PER_PEER;
+use wgxdp_common::endpoints::EndpointEntry;
+use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::table::EndpointKey;
 
 use super::plan::{self, PeerPlan};
+use super::roster::{Difference, Withdrawn};
 use super::{Daemon, Error, PathRuntime};
 use crate::clock::monotonic_ns;
 use crate::host::wireguard;
 
+/// Changes that are told one by one; of more only the number.
+const TOLD_ONE_BY_ONE: usize = 16;
+
 impl Daemon {
     /// Follows what WireGuard says of its tunnels now.
     pub(super) async fn follow_tunnels(&mut self, tunnels: Vec<wireguard::Tunnel>) -> Result<(), Error> {
-        let plans = match plan::peers(&self.config, &tunnels, &self.roster) {
+        let plans = match plan::peers(&self.config, &tunnels, &self.unlisted) {
             Ok(plans) => plans,
             Err(e) => {
                 // Somebody is at work there; what runs goes on.
@@ -21,71 +33,95 @@ impl Daemon {
                 return Ok(());
             }
         };
-        // Whoever flushes the neighbours does not tell: have them resolved again.
-        self.settle_neighbours().await?;
         let ports_before = self.ports();
-        self.tunnels = tunnels;
-        let gone: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, plan)| !plans.contains(plan))
-            .map(|(id, _)| *id)
-            .collect();
-        let known: BTreeSet<&PeerPlan> = self.peers.values().collect();
-        let new: BTreeSet<PeerPlan> = plans.iter().filter(|plan| !known.contains(plan)).cloned().collect();
-        if new.is_empty() && gone.is_empty() && self.ports() == ports_before {
+        self.tunnels = Arc::new(tunnels);
+        self.warn_of_missing(&plans);
+        let difference = Difference::between(&self.peers, plans.peers);
+        let ports_changed = self.ports() != ports_before;
+        if difference.is_empty() && !ports_changed {
+            self.note_handshakes();
+            self.neighbours.settle_again().await?;
             return Ok(());
         }
-        for plan in &new {
-            info!(
-                "{}: {} at {}",
-                self.config.tunnels()[plan.tunnel].interface.as_str(),
-                plan.label(),
-                plan.canonical
-            );
-        }
+        self.tell(&difference);
         self.publish()?;
-        self.add_peers(new)?;
-        self.remove_peers(&gone)?;
+        self.follow(difference)?;
         self.settle_neighbours().await?;
         self.publish_names();
-        if self.ports() != ports_before {
+        self.note_handshakes();
+        if ports_changed {
             self.anchor.engage(&self.ports()).await?;
             self.refresh_endpoints().await;
         }
         Ok(())
     }
 
-    /// Takes peers into the maps and the engine's care.
-    pub(super) fn add_peers(&mut self, plans: BTreeSet<PeerPlan>) -> Result<(), Error> {
-        for plan in plans {
-            let Some(id) = (0..self.max_peers).map(PeerId).find(|id| !self.peers.contains_key(id)) else {
-                warn!(
-                    "no room for peer {}: its packets leave by the first usable uplink; restart to make room",
-                    plan.label()
-                );
-                continue;
-            };
-            let now_ns = monotonic_ns();
-            let (peer, paths) = plan.entries(id);
-            self.dataplane.describe_peer(id, &peer, &paths);
-            self.names.add_peer(id, plan.label());
-            for path in plan.paths(id) {
-                self.dataplane.credit(path.id, now_ns);
-                let uplink = self.config.uplinks()[path.uplink.0 as usize].name.as_str();
-                self.names.add_path(path.id, uplink, path.endpoint.to_string());
-                self.paths.insert(
-                    path.id,
-                    PathRuntime {
-                        plan: path,
-                        sequence: 0,
-                    },
-                );
-            }
-            let mut actions = Vec::new();
-            self.engine.add_peers(&[plan.spec(id)], now_ns, &mut actions);
-            self.perform(actions);
+    /// Says once which configured peers WireGuard does not have.
+    fn warn_of_missing(&mut self, plans: &plan::Plans) {
+        for missing in plans.missing.difference(&self.missing) {
+            warn!("{missing}");
+        }
+        self.missing.clone_from(&plans.missing);
+    }
+
+    fn tell(&self, Difference { changed, new, gone }: &Difference) {
+        if changed.len() + new.len() + gone.len() > TOLD_ONE_BY_ONE {
+            info!(
+                "peers: {} new, {} changed, {} gone",
+                new.len(),
+                changed.len(),
+                gone.len()
+            );
+            return;
+        }
+        for plan in changed.iter().map(|(_, plan)| plan).chain(new) {
+            info!("{}: {} at {}", self.tunnel_name(plan), plan.label(), plan.canonical);
+        }
+        for plan in gone.iter().filter_map(|id| self.peers.get(id)) {
+            info!("{}: {} is gone", self.tunnel_name(plan), plan.label());
+        }
+    }
+
+    /// Those that change come first, as many at a time as there are numbers to spare: they have two each until the old ones are free.
+    fn follow(&mut self, Difference { mut changed, new, gone }: Difference) -> Result<(), Error> {
+        while !changed.is_empty() && self.numbers.spare() > 0 {
+            let rest = changed.split_off(changed.len().min(self.numbers.spare()));
+            let (before, after): (Vec<_>, Vec<_>) = changed.into_iter().unzip();
+            self.add_peers(after)?;
+            self.remove_peers(&before)?;
+            changed = rest;
+        }
+        // Newcomers before those who go, if there is room: an endpoint may pass from one to the other.
+        let mut new = new.into_iter();
+        self.add_peers(new.by_ref().take(self.numbers.room()))?;
+        self.remove_peers(&gone)?;
+        self.add_peers(new.by_ref().take(self.numbers.room()))?;
+        let without_room = new.len();
+        if without_room > 0 && without_room != self.without_room {
+            warn!(
+                "no room for {without_room} peers: their packets leave by the first usable uplink; restart to make room"
+            );
+        }
+        self.without_room = without_room;
+        Ok(())
+    }
+
+    /// Takes peers into the maps and the engine's care, as many as there are numbers.
+    pub(super) fn add_peers(&mut self, plans: impl IntoIterator<Item = PeerPlan>) -> Result<(), Error> {
+        let plans = plans.into_iter();
+        let added: Vec<_> = plans.map_while(|plan| Some((self.numbers.take()?, plan))).collect();
+        let now_ns = monotonic_ns();
+        for (id, plan) in &added {
+            self.describe_peer(*id, plan, now_ns);
+        }
+        // All at once, so that the engine spreads their probes over the interval.
+        let specs: Vec<_> = added.iter().map(|(id, plan)| plan.spec(*id)).collect();
+        let mut actions = Vec::new();
+        self.engine.add_peers(&specs, now_ns, &mut actions);
+        self.perform(actions);
+        for (id, plan) in added {
             for entry in plan.endpoint_entries(id) {
+                self.claims.claim(entry.key, id);
                 self.dataplane.add_endpoint(&entry)?;
             }
             self.peers.insert(id, plan);
@@ -93,26 +129,65 @@ impl Daemon {
         Ok(())
     }
 
+    fn describe_peer(&mut self, id: PeerId, plan: &PeerPlan, now_ns: u64) {
+        let (peer, paths) = plan.entries(id);
+        self.dataplane.describe_peer(id, &peer, &paths);
+        self.names.add_peer(id, plan.label());
+        for path in plan.paths(id) {
+            self.dataplane.credit(path.id, now_ns);
+            let uplink = self.config.uplinks()[path.uplink.0 as usize].name.as_str();
+            self.names.add_path(path.id, uplink, path.endpoint.to_string());
+            self.paths.insert(
+                path.id,
+                PathRuntime {
+                    plan: path,
+                    sequence: 0,
+                },
+            );
+        }
+    }
+
     fn remove_peers(&mut self, gone: &[PeerId]) -> Result<(), Error> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut orphaned = Vec::new();
         for id in gone {
             let Some(plan) = self.peers.remove(id) else { continue };
-            // An endpoint that leads to somebody else by now stays.
-            let keys = plan
-                .endpoint_entries(*id)
-                .into_iter()
-                .map(|entry| entry.key)
-                .filter(|key| {
-                    !self
-                        .peers
-                        .iter()
-                        .any(|(id, plan)| plan.endpoint_entries(*id).iter().any(|entry| entry.key == *key))
-                });
-            let keys: Vec<_> = keys.collect();
-            self.dataplane.remove_endpoints(keys)?;
+            for EndpointEntry { key, .. } in plan.endpoint_entries(*id) {
+                match self.claims.withdraw(key, *id) {
+                    Withdrawn::Unchanged => {}
+                    Withdrawn::PassedTo(heir) => self.lead(key, heir)?,
+                    Withdrawn::Orphaned => orphaned.push(key),
+                }
+            }
+        }
+        // Also waits for whoever still uses an entry that leads elsewhere by now.
+        self.dataplane.remove_endpoints(orphaned)?;
+        for id in gone {
             self.engine.remove_peer(*id);
             self.names.remove_peer(*id);
-            self.paths.retain(|path, _| path.peer() != *id);
+            for slot in 0..MAX_PATHS_PER_PEER as u32 {
+                self.paths.remove(&PathId::new(*id, slot));
+            }
+            self.dataplane.forget_peer(*id)?;
+            self.numbers.give_back(*id);
+        }
+        debug!("{} numbers are free again", gone.len());
+        Ok(())
+    }
+
+    /// Makes an endpoint of a peer's lead to it again.
+    fn lead(&mut self, key: EndpointKey, to: PeerId) -> Result<(), Error> {
+        let entries = self.peers.get(&to).map(|plan| plan.endpoint_entries(to));
+        let entry = entries.into_iter().flatten().find(|entry| entry.key == key);
+        if let Some(entry) = entry {
+            self.dataplane.add_endpoint(&entry)?;
         }
         Ok(())
+    }
+
+    pub(super) fn tunnel_name(&self, plan: &PeerPlan) -> &str {
+        self.config.tunnels()[plan.tunnel].interface.as_str()
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct PeerPlan {
 }
 
 /// Something that cannot be done, or not as asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(super) enum PlanError {
     /// The interface is not up, or WireGuard gave it no port.
     #[error(
@@ -71,12 +71,12 @@ pub(super) enum PlanError {
 }
 
 /// Peers that are probed although no file lists them, by their tunnels' places in the configuration.
-pub(super) type Roster = BTreeSet<(usize, PublicKey)>;
+pub(super) type Unlisted = BTreeSet<(usize, PublicKey)>;
 
 /// Without a file to list them: everybody to whom WireGuard knows the way before anything is touched.
-pub(super) fn roster(config: &Config, tunnels: &[wireguard::Tunnel]) -> Roster {
+pub(super) fn unlisted(config: &Config, tunnels: &[wireguard::Tunnel]) -> Unlisted {
     if !config.probes_unlisted() {
-        return Roster::new();
+        return Unlisted::new();
     }
     let with_endpoint = |(index, tunnel): (usize, &wireguard::Tunnel)| {
         let peers = tunnel.peers.iter().filter(|peer| peer.endpoint.is_some());
@@ -87,18 +87,23 @@ pub(super) fn roster(config: &Config, tunnels: &[wireguard::Tunnel]) -> Roster {
     tunnels.iter().enumerate().flat_map(with_endpoint).collect()
 }
 
-/// Everybody who is listed, in the file or the roster, and has an endpoint. All others are clients, which the programs learn.
-pub(super) fn peers(
-    config: &Config,
-    tunnels: &[wireguard::Tunnel],
-    roster: &Roster,
-) -> Result<BTreeSet<PeerPlan>, PlanError> {
+/// What the configuration and the tunnels come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plans {
+    /// Everybody who is listed, or to be probed all the same, and has an endpoint. All others are clients, which the programs learn.
+    pub(super) peers: BTreeSet<PeerPlan>,
+    /// Everybody in the configuration whom WireGuard does not have: a mistake at start, and later the operator's business.
+    pub(super) missing: BTreeSet<PlanError>,
+}
+
+/// Who is in the tunnels.
+pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel], unlisted: &Unlisted) -> Result<Plans, PlanError> {
     let uplinks: Vec<u32> = config
         .uplinks_by_cost()
         .into_iter()
         .map(|(index, _)| index as u32)
         .collect();
-    let mut plans = BTreeSet::new();
+    let mut plans = Plans::default();
     for (index, (tunnel_config, tunnel)) in config.tunnels().iter().zip(tunnels).enumerate() {
         let interface = tunnel_config.interface.as_str();
         let port = tunnel.listen_port.ok_or_else(|| PlanError::NoPort(interface.into()))?;
@@ -107,17 +112,15 @@ pub(super) fn peers(
             .iter()
             .map(|peer| (PublicKey::from(peer.public_key.0), peer))
             .collect();
-        for peer in &tunnel_config.peers {
-            if !found.contains_key(&peer.public_key) {
-                return Err(PlanError::NoPeer {
-                    interface: interface.into(),
-                    key: peer.public_key.to_string(),
-                });
-            }
-        }
+        let configured: BTreeMap<_, _> = tunnel_config.peers.iter().map(|peer| (peer.public_key, peer)).collect();
+        let missing = configured.keys().filter(|key| !found.contains_key(key));
+        plans.missing.extend(missing.map(|key| PlanError::NoPeer {
+            interface: interface.into(),
+            key: key.to_string(),
+        }));
         for (key, peer) in found {
-            let peer_config = tunnel_config.peer(&key);
-            if peer_config.is_none() && !roster.contains(&(index, key)) {
+            let peer_config = configured.get(&key);
+            if peer_config.is_none() && !unlisted.contains(&(index, key)) {
                 continue;
             }
             let mut endpoints = peer_config.map(|peer| peer.endpoints.clone()).unwrap_or_default();
@@ -140,7 +143,7 @@ pub(super) fn peers(
                 });
             }
             let probe = peer_config.map_or(config.default_probe(), |peer| peer.probe);
-            plans.insert(PeerPlan {
+            plans.peers.insert(PeerPlan {
                 tunnel: index,
                 port,
                 key,

@@ -1,5 +1,6 @@
 //! The loop: whatever happens becomes an input of the engine, and its actions are carried out before the next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -8,6 +9,7 @@ use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::record::{Record, RecordKind};
 
+use super::tunnels::Answer;
 use super::{Daemon, Error, tunnels, uplink};
 use crate::clock::{monotonic_ns, sleep_until};
 use crate::dataplane::Hook;
@@ -46,7 +48,7 @@ impl Signals {
 
 impl Daemon {
     pub(super) async fn serve(&mut self, mut signals: Signals) -> Result<(), Error> {
-        let mut poll = tunnels::Poll::start(&self.config);
+        let mut poll = tunnels::Poll::start(&self.config, &self.tunnels);
         loop {
             let wakeup = self.engine.next_wakeup();
             tokio::select! {
@@ -62,7 +64,15 @@ impl Daemon {
                     self.drain_records();
                 }
                 () = sleep_until(wakeup) => self.tick(),
-                tunnels = poll.next() => self.follow_tunnels(tunnels).await?,
+                answer = poll.next() => match answer {
+                    Answer::Changed(tunnels) => self.follow_tunnels(tunnels).await?,
+                    Answer::Same(tunnels) => {
+                        self.tunnels = Arc::new(tunnels);
+                        self.note_handshakes();
+                        self.neighbours.settle_again().await?;
+                    }
+                    Answer::None => self.forget_handshakes(),
+                },
             }
         }
     }

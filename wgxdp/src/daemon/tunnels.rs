@@ -1,18 +1,25 @@
 //! Reading the tunnels without holding up the probes: WireGuard's interfaces block, so a thread of the pool asks them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::Error;
 use crate::config::Config;
-use crate::host::wireguard::{self, Tunnel};
+use crate::host::udp_socket;
+use crate::host::wireguard::{self, Peer, Tunnel};
 
-/// How often WireGuard is asked what it knows of its peers. Nothing on a packet's way waits for the answer.
+/// How often WireGuard is asked what it knows of its peers, at most. Nothing on a packet's way waits for the answer.
 const EVERY: Duration = Duration::from_secs(2);
+/// Of so many moments it is asked in one: thousands of peers take a while to tell.
+const SPARED: u32 = 20;
+/// How often its ports are looked for meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 fn interfaces(config: &Config) -> Vec<String> {
     config
@@ -47,34 +54,57 @@ pub(super) async fn read_some(interfaces: &[String]) -> Vec<Tunnel> {
     tunnels
 }
 
+/// What asking brought.
+pub(super) enum Answer {
+    /// Nothing.
+    None,
+    /// The same ports, peers and endpoints as before. Thousands of them are compared here and not where probes wait.
+    Same(Vec<Tunnel>),
+    /// Something else.
+    Changed(Vec<Tunnel>),
+}
+
 /// Asks again and again; ends when dropped.
 pub(super) struct Poll {
-    answers: mpsc::Receiver<Vec<Tunnel>>,
+    answers: mpsc::Receiver<Answer>,
     task: JoinHandle<()>,
 }
 
 impl Poll {
-    pub(super) fn start(config: &Config) -> Self {
+    /// `tunnels` is what is known already.
+    pub(super) fn start(config: &Config, tunnels: &[Tunnel]) -> Self {
         let (sender, answers) = mpsc::channel(1);
-        let interfaces = interfaces(config);
+        let (interfaces, mut ports, mut known) = (interfaces(config), ports(tunnels), essence(tunnels));
         let task = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(EVERY);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut pause = EVERY;
             let mut failing = false;
             loop {
-                ticks.tick().await;
-                match read(interfaces.clone()).await {
+                rest(pause, &ports).await;
+                let asked_at = Instant::now();
+                let answer = read(interfaces.clone()).await;
+                pause = EVERY.max(asked_at.elapsed() * SPARED);
+                let was_failing = std::mem::replace(&mut failing, answer.is_err());
+                let answer = match answer {
                     Ok(tunnels) => {
-                        failing = false;
-                        if sender.send(tunnels).await.is_err() {
-                            return;
+                        ports = self::ports(&tunnels);
+                        let before = std::mem::replace(&mut known, essence(&tunnels));
+                        if known == before {
+                            Answer::Same(tunnels)
+                        } else {
+                            Answer::Changed(tunnels)
                         }
                     }
-                    Err(e) if failing => debug!("{e}"),
-                    Err(e) => {
-                        failing = true;
-                        warn!("{e}; its packets are steered as before");
+                    Err(e) if was_failing => {
+                        debug!("{e}");
+                        Answer::None
                     }
+                    Err(e) => {
+                        warn!("{e}; its packets are steered as before");
+                        Answer::None
+                    }
+                };
+                if sender.send(answer).await.is_err() {
+                    return;
                 }
             }
         });
@@ -82,9 +112,9 @@ impl Poll {
     }
 
     /// The next answer.
-    pub(super) async fn next(&mut self) -> Vec<Tunnel> {
+    pub(super) async fn next(&mut self) -> Answer {
         match self.answers.recv().await {
-            Some(tunnels) => tunnels,
+            Some(answer) => answer,
             None => std::future::pending().await,
         }
     }
@@ -96,15 +126,55 @@ impl Drop for Poll {
     }
 }
 
-/// Sets every peer's endpoint to the value that it has; see [`wireguard::refresh_endpoint`].
+/// All that steering depends on: of each tunnel its port and its peers' endpoints by key, for their order is any.
+type Essence = Vec<(Option<u16>, BTreeMap<[u8; 32], Option<SocketAddr>>)>;
+
+fn essence(tunnels: &[Tunnel]) -> Essence {
+    let of_peer = |peer: &Peer| (peer.public_key.0, peer.endpoint);
+    let of_tunnel = |tunnel: &Tunnel| (tunnel.listen_port, tunnel.peers.iter().map(of_peer).collect());
+    tunnels.iter().map(of_tunnel).collect()
+}
+
+/// The ports that the tunnels listen on.
+pub(super) fn ports(tunnels: &[Tunnel]) -> BTreeSet<u16> {
+    tunnels.iter().filter_map(|tunnel| tunnel.listen_port).collect()
+}
+
+/// Waits for `pause`, or until one of the ports is nobody's any more: then its tunnel listens elsewhere, or not at all.
+///
+/// WireGuard itself cannot be asked for a port alone: the kernel tells of the first peers, too, and what user space answers to `get=1` is
+/// always all. But a socket can be looked for without asking it.
+async fn rest(pause: Duration, ports: &BTreeSet<u16>) {
+    let until = Instant::now() + pause;
+    let mut seen = BTreeSet::new();
+    loop {
+        for port in ports {
+            // Where the kernel has no such look-up no port is ever seen, and only the pause ends.
+            let bound = udp_socket::is_bound(*port).unwrap_or(false);
+            if bound {
+                seen.insert(*port);
+            } else if seen.contains(port) {
+                return;
+            }
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        sleep(left.min(LOOK_EVERY)).await;
+    }
+}
+
+/// Sets every peer's endpoint to the value that it has; see [`wireguard::refresh_endpoints`].
 pub(super) async fn refresh_endpoints(tunnels: Vec<Tunnel>) {
     let refresh = spawn_blocking(move || {
         for tunnel in tunnels {
-            for peer in tunnel.peers {
-                let Some(endpoint) = peer.endpoint else { continue };
-                if let Err(e) = wireguard::refresh_endpoint(&tunnel.name, &peer.public_key, endpoint) {
-                    debug!("the endpoint of a peer of {} was not refreshed: {e}", tunnel.name);
-                }
+            let peers = tunnel.peers.into_iter();
+            let peers: Vec<_> = peers
+                .filter_map(|peer| Some((peer.public_key, peer.endpoint?)))
+                .collect();
+            if let Err(e) = wireguard::refresh_endpoints(&tunnel.name, &peers) {
+                debug!("the endpoints of {} were not refreshed: {e}", tunnel.name);
             }
         }
     });

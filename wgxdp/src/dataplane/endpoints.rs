@@ -62,7 +62,7 @@ impl Endpoints {
     ) -> Result<(), Error> {
         if self.free.is_empty() && !self.retired.is_empty() {
             grace_period()?;
-            self.free.append(&mut self.retired);
+            self.reclaim();
         }
         let key = entry.key;
         let bucket = self.bucket(&key);
@@ -81,6 +81,11 @@ impl Endpoints {
         self.places.insert(key, Place { way, index });
         self.retired.extend(before.map(|place| place.index));
         Ok(())
+    }
+
+    /// No program looks any more at what was retired so far.
+    pub(super) fn reclaim(&mut self) {
+        self.free.append(&mut self.retired);
     }
 
     /// Lets an endpoint lead nowhere; one that led nowhere before is fine.

@@ -8,6 +8,7 @@
 //! | [`endpoints`] | which endpoint leads to which peer |
 //! | [`clients`] | learned clients and the local addresses that they speak to |
 //! | [`readings`] | the tables as the status and the metrics read them |
+//! | [`memory`] | what the maps cost |
 //! | [`pins`] | `/sys/fs/bpf/wgxdp/` |
 //! | [`attach`] | tcx, or clsact where the kernel has no tcx |
 //!
@@ -17,6 +18,7 @@
 mod attach;
 mod clients;
 mod endpoints;
+mod memory;
 mod object;
 mod pins;
 mod readings;
@@ -28,10 +30,11 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use aya::maps::{Array, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError};
-use wgxdp_common::abi::{MAP_CONFIG, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::abi::{MAP_CONFIG, MAP_PATH_COUNTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::count::PathCount;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Flags, Thresholds};
@@ -105,6 +108,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// What the kernel says of a map cannot be read.
+    #[error("{}: {source}", path.display())]
+    Info {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A system call failed.
     #[error("{call}: {source}")]
     System {
@@ -121,6 +132,7 @@ pub struct Dataplane {
     config: Array<MapData, Config>,
     endpoints: Endpoints,
     locals: Locals,
+    path_counts: PerCpuArray<MapData, PathCount>,
     tables: Tables,
     attachments: Attachments,
 }
@@ -142,11 +154,13 @@ impl Dataplane {
         let config = typed(&ebpf, MAP_CONFIG, Map::Array)?;
         let endpoints = Endpoints::new(&ebpf)?;
         let locals = Locals::new(&ebpf)?;
+        let path_counts = typed(&ebpf, MAP_PATH_COUNTS, Map::PerCpuArray)?;
         Ok(Self {
             ebpf,
             config,
             endpoints,
             locals,
+            path_counts,
             tables,
             attachments: Attachments::new(pins),
         })
@@ -168,6 +182,20 @@ impl Dataplane {
         grace_period()
     }
 
+    /// Bytes of memory that the maps take, as the kernel reckons.
+    ///
+    /// # Errors
+    /// When /proc does not tell.
+    pub fn memory(&self) -> Result<u64, Error> {
+        memory::of_maps(&self.ebpf)
+    }
+
+    /// Probes in flight that a path remembers; the answer to an older one counts as none.
+    #[must_use]
+    pub fn probe_slots(&self) -> u32 {
+        object::probe_slots(self.tables.paths())
+    }
+
     /// Describes a peer that no endpoint leads to yet, with its paths in `paths`' order of slots.
     pub fn describe_peer(&self, id: PeerId, peer: &Peer, paths: &[Path]) {
         assert!(
@@ -186,6 +214,23 @@ impl Dataplane {
         self.tables.peers.write(id.0, peer);
     }
 
+    /// Forgets what the programs noted of a peer that no program refers to any more, so that its number can be another's.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn forget_peer(&mut self, id: PeerId) -> Result<(), Error> {
+        for path in (0..MAX_PATHS_PER_PEER as u32).map(|slot| PathId::new(id, slot)) {
+            self.tables.proofs.write(path.0, &Proof::default());
+            self.path_counts
+                .set(path.0, nothing_counted()?, 0)
+                .map_err(|source| Error::Map {
+                    map: MAP_PATH_COUNTS,
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+
     /// Changes the order of a peer's paths.
     pub fn set_order(&self, id: PeerId, order: Order) {
         self.tables.peers.store(id.0, field!(Peer, order), order);
@@ -199,7 +244,8 @@ impl Dataplane {
         self.endpoints.insert(entry, grace_period)
     }
 
-    /// Lets endpoints lead nowhere; no program uses them any more on return. An endpoint that led nowhere before is fine.
+    /// Lets endpoints lead nowhere. On return no program uses their entries any more, nor those that [`Dataplane::add_endpoint`] replaced
+    /// before: it waits once for all of them, also if there are none. Endpoints that led nowhere before are fine.
     ///
     /// # Errors
     /// When the grace period cannot be waited for.
@@ -207,7 +253,9 @@ impl Dataplane {
         for key in keys {
             self.endpoints.remove(&key);
         }
-        grace_period()
+        grace_period()?;
+        self.endpoints.reclaim();
+        Ok(())
     }
 
     /// The local addresses that tunnel packets may come to.
@@ -313,6 +361,16 @@ impl Dataplane {
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// What every CPU has counted of a new path.
+fn nothing_counted() -> Result<PerCpuValues<PathCount>, Error> {
+    let of_cpus = aya::util::nr_cpus().map_err(|(_, source)| source);
+    let nothing = of_cpus.and_then(|cpus| vec![PathCount::default(); cpus].try_into());
+    nothing.map_err(|source| Error::System {
+        call: "counting the CPUs",
+        source,
+    })
 }
 
 /// Waits until every program that runs now has ended: `membarrier` waits for an RCU grace period (kernel/sched/membarrier.c).

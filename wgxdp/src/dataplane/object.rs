@@ -5,9 +5,10 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use wgxdp_common::abi::{
     ABI_SYMBOL, ABI_VERSION, BUCKET_MASK_SYMBOL, MAP_BUCKETS, MAP_CLIENTS, MAP_ENDPOINTS, MAP_HANDSHAKES,
     MAP_PATH_COUNTS, MAP_PATHS, MAP_PEER_STATES, MAP_PEERS, MAP_PROBES, MAP_PROOFS, MAP_SESSIONS, MAX_PATHS_PER_PEER,
-    PROBE_SLOTS, SESSIONS_PER_CLIENT,
+    MIN_PROBE_SLOTS, PROBE_SLOTS, PROBE_SLOTS_SYMBOL, SESSIONS_PER_CLIENT,
 };
 use wgxdp_common::endpoints::buckets;
+use wgxdp_common::table::ProbeSlot;
 
 use super::Error;
 
@@ -40,6 +41,18 @@ pub struct Room {
     pub clients: u32,
 }
 
+/// Bytes that the probes in flight may take, within [`MIN_PROBE_SLOTS`] and [`PROBE_SLOTS`] for each path.
+const PROBES_BYTES: u64 = 40 << 20;
+
+/// Probes in flight that each of so many paths remembers: the largest power of two that fits.
+pub(super) fn probe_slots(paths: u32) -> u32 {
+    let fit = PROBES_BYTES / (u64::from(paths.max(1)) * size_of::<ProbeSlot>() as u64);
+    let fit = u32::try_from(fit)
+        .unwrap_or(u32::MAX)
+        .clamp(MIN_PROBE_SLOTS, PROBE_SLOTS);
+    1 << fit.ilog2()
+}
+
 /// Creates the maps with this much room and prepares the programs; none is loaded yet.
 ///
 /// # Errors
@@ -53,10 +66,12 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
         });
     }
     let paths = room.peers * MAX_PATHS_PER_PEER as u32;
+    let probe_slots = probe_slots(paths);
     let buckets = buckets(paths);
     let bucket_mask = buckets - 1;
     let mut loader = EbpfLoader::new();
     loader.override_global(BUCKET_MASK_SYMBOL, &bucket_mask, true);
+    loader.override_global(PROBE_SLOTS_SYMBOL, &probe_slots, true);
     for (map, entries) in [
         (MAP_BUCKETS, buckets),
         (MAP_ENDPOINTS, paths),
@@ -67,7 +82,7 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
         (MAP_PEER_STATES, room.peers),
         (MAP_PATHS, paths),
         (MAP_PROOFS, paths),
-        (MAP_PROBES, paths * PROBE_SLOTS),
+        (MAP_PROBES, paths * probe_slots),
         (MAP_PATH_COUNTS, paths),
     ] {
         loader.map_max_entries(map, entries);
@@ -86,6 +101,28 @@ mod tests {
     #[test]
     fn the_object_names_the_abi_of_this_daemon() {
         assert_eq!(abi_version(OBJECT).unwrap(), Some(ABI_VERSION));
+    }
+
+    #[test]
+    fn paths_remember_fewer_probes_the_more_there_are_within_bounds_and_always_a_power_of_two() {
+        let of_peers = |peers: u32| probe_slots(peers * MAX_PATHS_PER_PEER as u32);
+        let rows = [
+            (1, 64),
+            (64, 64),
+            (2_048, 64),
+            (12_500, 16),
+            (75_000, 8),
+            (2_000_000, 8),
+        ];
+        for (peers, slots) in rows {
+            assert_eq!(of_peers(peers), slots, "{peers} peers");
+        }
+        assert_eq!(probe_slots(0), 64);
+        assert!(
+            (1..200_000)
+                .step_by(997)
+                .all(|paths| probe_slots(paths).is_power_of_two())
+        );
     }
 
     #[test]

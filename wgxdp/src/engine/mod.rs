@@ -23,11 +23,16 @@
 //! - Every action carried out in order, before the next input. Order matters: an uplink's death is one write, and it comes first.
 //! - For every [`Action::SendProbe`] one [`Input::ProbeSent`] or [`Input::ProbeFailed`].
 //!
+//! # Scale
+//! An input costs what its peer's paths cost, and a wake-up what is due: neither asks how many peers there are. Only an uplink's flags concern all
+//! who use it, after the one write that the kernel waits for.
+//!
 //! # Invariants
 //! Nothing is convicted by silence that was not asked: a starved, stopped or overslept engine finds the paths as it left them, skips the
 //! probes it missed, and allows for the gap it made (see `thresholds`). Every input leads to a bounded number of actions.
 //! A peer with a path up, suspect or held has an active path.
 
+mod agenda;
 mod loss;
 mod path;
 mod peer;
@@ -39,7 +44,8 @@ mod tests;
 mod thresholds;
 mod transition;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use wgxdp_common::abi::MAX_PATHS_PER_PEER;
@@ -47,12 +53,18 @@ use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::PathState;
 
+use self::agenda::Agenda;
 use self::path::Path;
 use self::peer::Peer;
 use self::schedule::Schedule;
 
 pub use self::report::Names;
 pub use self::transition::{Cause, Failovers, MoveReason, Transition};
+
+/// Paths that are asked in the same breath when their uplink can be used again.
+const ASKED_AT_ONCE: u64 = 16;
+/// Nanoseconds between two of the others, lest thousands of probes hold up those that somebody's traffic depends on.
+const ASKED_EVERY_NS: u64 = 200_000;
 
 /// What is the same for all peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,7 +257,9 @@ pub struct Engine {
     peers: BTreeMap<PeerId, Peer>,
     uplinks: BTreeMap<UplinkId, Flags>,
     now_ns: u64,
-    /// A wake-up asked for out of turn.
+    agenda: Agenda,
+    /// Peers whose wake-up was asked for out of turn, and when.
+    hinted: BTreeSet<PeerId>,
     hint_ns: Option<u64>,
 }
 
@@ -259,6 +273,8 @@ impl Engine {
             peers: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             now_ns,
+            agenda: Agenda::default(),
+            hinted: BTreeSet::new(),
             hint_ns: None,
         };
         engine.add_peers(peers, now_ns, actions);
@@ -286,12 +302,14 @@ impl Engine {
             for place in 0..peer.paths.len() {
                 let uplink = peer.paths[place].uplink;
                 match self.uplinks.get(&uplink) {
-                    Some(flags) if *flags != Flags::NONE => peer.uplink_flagged(place, *flags, now_ns, actions),
+                    Some(flags) if *flags != Flags::NONE => peer.uplink_flagged(place, *flags, now_ns, now_ns, actions),
                     Some(_) => {}
                     None => _ = new_uplinks.insert(uplink, Flags::NONE),
                 }
             }
             peer.settle(now_ns, actions);
+            self.remove_peer(spec.id);
+            self.agenda.note(&peer, self.settings.hold_down_ns());
             self.peers.insert(spec.id, peer);
         }
         actions.extend(new_uplinks.iter().map(|(uplink, flags)| Action::SetUplinkFlags {
@@ -303,7 +321,10 @@ impl Engine {
 
     /// Forgets a peer; inputs about its paths change nothing from now on.
     pub fn remove_peer(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
+        if let Some(peer) = self.peers.remove(&peer) {
+            self.agenda.strike(&peer);
+        }
+        self.hinted.remove(&peer);
     }
 
     /// Takes one input; `actions` grows by what follows from it. A clock that goes backwards stands still here. Inputs about paths that
@@ -338,6 +359,7 @@ impl Engine {
             Input::Switched { path, .. } => {
                 let active = self.active(path.peer());
                 if active.is_some_and(|active| active != path) {
+                    self.hinted.insert(path.peer());
                     self.hint_ns = Some(now_ns);
                 }
             }
@@ -367,21 +389,15 @@ impl Engine {
     /// changes with time alone, because no uplink is usable.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<u64> {
-        let hold_down_ns = self.settings.hold_down_ns();
-        let paths = self.peers.values().flat_map(|peer| &peer.paths);
-        paths
-            .filter_map(|path| path.wakeup(hold_down_ns))
-            .chain(self.hint_ns)
-            .min()
+        self.agenda.first_ns().into_iter().chain(self.hint_ns).min()
     }
 
-    /// The paths that the next [`Input::Tick`] will judge, and wants the [`Input::Proof`] of.
-    pub fn due(&self, now_ns: u64) -> impl Iterator<Item = PathId> + '_ {
-        let (due_ns, hold_down_ns) = (self.due_ns(now_ns), self.settings.hold_down_ns());
-        let paths = self.peers.values().flat_map(|peer| &peer.paths);
-        paths
-            .filter(move |path| path.is_due(due_ns, hold_down_ns))
-            .map(|path| path.id)
+    /// The paths that the next [`Input::Tick`] will judge, and wants the [`Input::Proof`] of: those that wanted to be woken until then, and
+    /// all of a peer about which there was a hint.
+    pub fn due(&self, now_ns: u64) -> impl Iterator<Item = PathId> + use<> {
+        let hinted = self.hinted.iter().flat_map(|peer| self.agenda.of_peer(*peer));
+        let due: BTreeSet<PathId> = self.agenda.until(self.now_ns.max(now_ns)).chain(hinted).collect();
+        due.into_iter()
     }
 
     /// Who carries the peer's traffic; `None`: no path answers, so all usable ones are tried.
@@ -408,6 +424,7 @@ impl Engine {
             && let Some(place) = peer.place(path)
         {
             act(peer, place);
+            self.agenda.note(peer, self.settings.hold_down_ns());
         }
     }
 
@@ -416,39 +433,46 @@ impl Engine {
             return;
         }
         actions.push(Action::SetUplinkFlags { uplink, flags });
+        let mut asked = 0_u64;
         for peer in self.peers.values_mut() {
             for place in 0..peer.paths.len() {
                 if peer.paths[place].uplink == uplink {
-                    peer.uplink_flagged(place, flags, self.now_ns, actions);
+                    let probe_at_ns = self.now_ns + asked.saturating_sub(ASKED_AT_ONCE) * ASKED_EVERY_NS;
+                    peer.uplink_flagged(place, flags, probe_at_ns, self.now_ns, actions);
+                    asked += 1;
                 }
             }
             peer.settle(self.now_ns, actions);
-        }
-    }
-
-    /// Paths that wanted to be woken until then are due: after a hint, all.
-    fn due_ns(&self, now_ns: u64) -> u64 {
-        if self.hint_ns.is_some() {
-            u64::MAX
-        } else {
-            self.now_ns.max(now_ns)
+            self.agenda.note(peer, self.settings.hold_down_ns());
         }
     }
 
     /// Judges first, and only then sends probes: a failover does not wait behind them.
     fn tick(&mut self, actions: &mut Vec<Action>) {
-        let (due_ns, hold_down_ns) = (self.due_ns(self.now_ns), self.settings.hold_down_ns());
+        let due: BTreeSet<PathId> = self.due(self.now_ns).collect();
+        let concerned: BTreeSet<PeerId> = due.iter().map(|path| path.peer()).collect();
         self.hint_ns = None;
-        for peer in self.peers.values_mut() {
+        self.hinted.clear();
+        for id in &concerned {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             for place in 0..peer.paths.len() {
-                if peer.paths[place].is_due(due_ns, hold_down_ns) {
+                if due.contains(&peer.paths[place].id) {
                     peer.judge(place, &self.settings, self.now_ns, actions);
                 }
             }
             peer.settle(self.now_ns, actions);
         }
-        for path in self.peers.values_mut().flat_map(|peer| &mut peer.paths) {
-            path.probe_if_due(self.now_ns, actions);
+        for id in &concerned {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            for path in &mut peer.paths {
+                path.probe_if_due(self.now_ns, actions);
+            }
+            self.agenda.note(peer, self.settings.hold_down_ns());
         }
     }
+}
+
+/// Every id that a path of the peer may have.
+fn path_range(peer: PeerId) -> Range<PathId> {
+    PathId::new(peer, 0)..PathId::new(PeerId(peer.0 + 1), 0)
 }

@@ -42,6 +42,8 @@ pub(super) struct Path {
     loss: Loss,
     tuner: Tuner,
     schedule: Schedule,
+    /// When a probe out of turn is to leave.
+    extra_ns: Option<u64>,
     /// What the last [`Action::SetStatus`] said.
     told: (PathState, u32),
 }
@@ -83,6 +85,7 @@ impl Path {
             loss: Loss::default(),
             tuner,
             schedule,
+            extra_ns: None,
             told,
         }
     }
@@ -170,6 +173,12 @@ impl Path {
     pub(super) fn set_uplink_flags(&mut self, flags: Flags, now_ns: u64) {
         self.uplink_flags = flags;
         self.answer_after_ns = now_ns;
+        self.extra_ns = None;
+    }
+
+    /// Wants a probe out of turn to leave then.
+    pub(super) fn want_probe(&mut self, at_ns: u64) {
+        self.extra_ns = Some(at_ns);
     }
 
     /// An authentic reply.
@@ -212,14 +221,19 @@ impl Path {
 
     /// Sends a probe if one is due.
     pub(super) fn probe_if_due(&mut self, now_ns: u64, out: &mut Vec<Action>) {
-        if self.is_usable() && self.schedule.next_ns() <= now_ns {
+        if self.is_usable() && self.next_probe_ns() <= now_ns {
             self.probe(now_ns, out);
         }
     }
 
+    fn next_probe_ns(&self) -> u64 {
+        self.extra_ns
+            .map_or(self.schedule.next_ns(), |at_ns| at_ns.min(self.schedule.next_ns()))
+    }
+
     /// Sends a probe now. Should the path have gone unasked for a while, the thresholds go first: they must allow for the gap before
     /// the kernel counts another unanswered probe.
-    pub(super) fn probe(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+    fn probe(&mut self, now_ns: u64, out: &mut Vec<Action>) {
         self.tuner
             .resume(self.sequence, now_ns, self.asked_ns, self.proof_ns, &self.rtt);
         self.retune(now_ns, out);
@@ -228,6 +242,7 @@ impl Path {
             sequence: self.sequence,
         });
         self.sequence = self.sequence.wrapping_add(1);
+        self.extra_ns = None;
         self.schedule.advance(now_ns);
     }
 
@@ -249,15 +264,7 @@ impl Path {
         };
         let clean = (self.state == PathState::Held && hold_down_ns > 0)
             .then(|| self.clean_since_ns.saturating_add(hold_down_ns));
-        [Some(self.schedule.next_ns()), silence, clean]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Whether that moment has come.
-    pub(super) fn is_due(&self, due_ns: u64, hold_down_ns: u64) -> bool {
-        self.wakeup(hold_down_ns).is_some_and(|at_ns| at_ns <= due_ns)
+        [Some(self.next_probe_ns()), silence, clean].into_iter().flatten().min()
     }
 
     pub(super) fn tell_status(&mut self, out: &mut Vec<Action>) {

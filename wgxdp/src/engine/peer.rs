@@ -59,13 +59,23 @@ impl Peer {
         self.paths.iter().position(|p| p.id == path)
     }
 
-    /// Its uplink's flags changed.
-    pub(super) fn uplink_flagged(&mut self, place: usize, flags: Flags, now_ns: u64, out: &mut Vec<Action>) {
+    /// Its uplink's flags changed. If it can be used again, a probe asks the path at `probe_at_ns`.
+    pub(super) fn uplink_flagged(
+        &mut self,
+        place: usize,
+        flags: Flags,
+        probe_at_ns: u64,
+        now_ns: u64,
+        out: &mut Vec<Action>,
+    ) {
         let was_usable = self.paths[place].is_usable();
         self.paths[place].set_uplink_flags(flags, now_ns);
         match Cause::of_flags(flags) {
             Some(cause) => self.step(place, Event::Flagged, cause, now_ns, out),
-            None if !was_usable => self.paths[place].probe(now_ns, out),
+            None if !was_usable => {
+                self.paths[place].want_probe(probe_at_ns);
+                self.paths[place].probe_if_due(now_ns, out);
+            }
             None => {}
         }
     }

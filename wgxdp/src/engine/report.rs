@@ -10,6 +10,7 @@ use std::time::Duration;
 use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::table::PathState;
 
+use super::path_range;
 use super::transition::{Cause, Transition};
 
 /// What peers and paths are called.
@@ -34,7 +35,10 @@ impl Names {
     /// Forgets a peer and its paths.
     pub fn remove_peer(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
-        self.paths.retain(|path, _| path.peer() != peer);
+        let paths: Vec<PathId> = self.paths.range(path_range(peer)).map(|(path, _)| *path).collect();
+        for path in paths {
+            self.paths.remove(&path);
+        }
     }
 
     /// Names a path.
@@ -54,7 +58,7 @@ impl Names {
         let Some(name) = self.paths.get(&path) else {
             return format!("path {}", path.0);
         };
-        let mut siblings = self.paths.iter().filter(|(id, _)| id.peer() == path.peer());
+        let mut siblings = self.paths.range(path_range(path.peer()));
         if siblings.any(|(_, sibling)| sibling.endpoint != name.endpoint) {
             format!("{} ({})", name.uplink, name.endpoint)
         } else {
@@ -85,6 +89,15 @@ impl Names {
             _ => String::new(),
         };
         format!("{prefix}{} {what}{traffic}", self.path(path))
+    }
+}
+
+impl Transition {
+    /// What happened, without to whom and what of it.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let &Self { from, to, cause, .. } = self;
+        What { from, to, cause }.to_string()
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`anchor`] | the device `wgxdp0` with its addresses, rules and routes |
 //! | [`clsact`] | the qdisc that older kernels need, removed again |
 //! | [`neighbour`] | next hops that the kernel keeps resolved |
+//! | [`udp_socket`] | whether a UDP port is somebody's |
 //! | [`wireguard`] | tunnels and their peers, of the kernel and of user-space implementations |
 //!
 //! What is added is tagged, so that it can be told from what others added: rules, routes and neighbours by [`PROTOCOL`], devices by
@@ -21,6 +22,7 @@ pub mod clsact;
 pub mod link;
 pub mod neighbour;
 pub mod netlink;
+pub mod udp_socket;
 pub mod view;
 pub mod watch;
 pub mod wireguard;

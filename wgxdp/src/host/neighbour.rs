@@ -92,6 +92,7 @@ pub async fn release_all(netlink: &Netlink) -> Result<usize> {
 #[derive(Debug)]
 pub struct Neighbours {
     netlink: Netlink,
+    wanted: BTreeSet<(u32, IpAddr)>,
     managed: BTreeSet<(u32, IpAddr)>,
 }
 
@@ -101,6 +102,7 @@ impl Neighbours {
     pub fn new(netlink: &Netlink) -> Self {
         Self {
             netlink: netlink.clone(),
+            wanted: BTreeSet::new(),
             managed: BTreeSet::new(),
         }
     }
@@ -118,8 +120,17 @@ impl Neighbours {
             }
         }
         self.managed.retain(|hop| wanted.contains(hop));
+        self.wanted = wanted;
+        self.settle_again().await
+    }
+
+    /// The same with what was wanted last: whoever flushes neighbours does not tell.
+    ///
+    /// # Errors
+    /// As [`Self::settle`].
+    pub async fn settle_again(&mut self) -> Result<Vec<(u32, IpAddr)>> {
         let mut new = Vec::new();
-        for (index, ip) in wanted {
+        for (index, ip) in self.wanted.clone() {
             match manage(&self.netlink, index, ip).await {
                 Ok(Managed::New) => new.push((index, ip)),
                 Ok(Managed::Already | Managed::LeftAlone) => {}

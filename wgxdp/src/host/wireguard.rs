@@ -1,13 +1,13 @@
 //! Tunnels and their peers, of the kernel and of user-space implementations (UAPI socket `/var/run/wireguard/NAME.sock`).
 //!
-//! Nothing here configures a tunnel. The one thing that is written is an endpoint that the peer has already: see [`refresh_endpoint`].
+//! Nothing here configures a tunnel. The one thing that is written is an endpoint that the peer has already: see [`refresh_endpoints`].
 //!
 //! These functions block for as long as the implementation takes to answer; call them where that does no harm (`spawn_blocking`).
 //! They look for interfaces in the network namespace of the calling thread; UAPI sockets belong to the mount namespace, so that with
 //! several network namespaces names must be unique.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -21,7 +21,7 @@ use netlink_packet_wireguard::nlas::{WgDeviceAttrs, WgPeer, WgPeerAttrs};
 use netlink_packet_wireguard::{Wireguard, WireguardCmd};
 use wireguard_control::{Device, InterfaceName, Key, PeerInfo};
 
-/// The longest that a user-space implementation may take to set an endpoint.
+/// The longest that a user-space implementation may take to set endpoints.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a tunnel cannot be read.
@@ -130,17 +130,6 @@ impl Peer {
     }
 }
 
-/// What became of an endpoint that was to be refreshed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refreshed {
-    /// Done.
-    Done,
-    /// The tunnel has no such peer (any more).
-    NoSuchPeer,
-    /// The peer has another endpoint by now, which was learned with a source address of its own.
-    Moved,
-}
-
 /// Reads a tunnel.
 ///
 /// # Errors
@@ -176,7 +165,9 @@ fn merge(parts: Vec<PeerInfo>) -> Vec<Peer> {
     peers
 }
 
-/// Sets a peer's endpoint to the value that it has, so that WireGuard forgets the source address that it has been using with it.
+/// Sets peers' endpoints to the values that they have, so that WireGuard forgets the source addresses that it has been using with them.
+/// Returns how many: neither peers that are gone, nor those that have another endpoint by now, which was learned with a source address of
+/// its own.
 ///
 /// WireGuard answers from the address and device on which it last heard of a peer. With wireguard-go 0.0.20220316:
 ///
@@ -192,49 +183,60 @@ fn merge(parts: Vec<PeerInfo>) -> Vec<Peer> {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn refresh_endpoint(interface: &str, peer: &Key, endpoint: SocketAddr) -> Result<Refreshed, Error> {
+pub fn refresh_endpoints(interface: &str, peers: &[(Key, SocketAddr)]) -> Result<usize, Error> {
     let tunnel = read(interface)?;
-    let Some(found) = tunnel.peers.iter().find(|found| found.public_key == *peer) else {
-        return Ok(Refreshed::NoSuchPeer);
-    };
-    if found.endpoint != Some(endpoint) {
-        return Ok(Refreshed::Moved);
-    }
+    let now: HashMap<_, _> = tunnel
+        .peers
+        .iter()
+        .map(|peer| (peer.public_key.0, peer.endpoint))
+        .collect();
+    let stays = |(key, endpoint): &&(Key, SocketAddr)| now.get(&key.0) == Some(&Some(*endpoint));
+    let peers: Vec<_> = peers.iter().filter(stays).cloned().collect();
     let written = match tunnel.backend {
-        Backend::Kernel => set_in_kernel(interface, peer, endpoint),
-        Backend::Userspace => set_in_userspace(interface, peer, endpoint),
+        Backend::Kernel => set_in_kernel(interface, &peers),
+        Backend::Userspace => set_in_userspace(interface, &peers),
     };
     written
-        .map(|()| Refreshed::Done)
+        .map(|()| peers.len())
         .map_err(|source| failed(interface, tunnel.backend, source))
 }
 
-fn set_in_kernel(interface: &str, peer: &Key, endpoint: SocketAddr) -> io::Result<()> {
-    let peer = WgPeer(vec![
-        WgPeerAttrs::PublicKey(peer.0),
-        WgPeerAttrs::Flags(WGPEER_F_UPDATE_ONLY),
-        WgPeerAttrs::Endpoint(endpoint),
-    ]);
-    let nlas = vec![
-        WgDeviceAttrs::IfName(interface.into()),
-        WgDeviceAttrs::Peers(vec![peer]),
-    ];
-    let message = GenlMessage::from_payload(Wireguard {
-        cmd: WireguardCmd::SetDevice,
-        nlas,
-    });
-    netlink_request::netlink_request_genl(message, Some(NLM_F_REQUEST | NLM_F_ACK)).map(drop)
+/// Peers in one message to the kernel, which must fit a page.
+const PEERS_IN_A_MESSAGE: usize = 16;
+
+fn set_in_kernel(interface: &str, peers: &[(Key, SocketAddr)]) -> io::Result<()> {
+    let attributes = |(key, endpoint): &(Key, SocketAddr)| {
+        WgPeer(vec![
+            WgPeerAttrs::PublicKey(key.0),
+            WgPeerAttrs::Flags(WGPEER_F_UPDATE_ONLY),
+            WgPeerAttrs::Endpoint(*endpoint),
+        ])
+    };
+    for peers in peers.chunks(PEERS_IN_A_MESSAGE) {
+        let nlas = vec![
+            WgDeviceAttrs::IfName(interface.into()),
+            WgDeviceAttrs::Peers(peers.iter().map(attributes).collect()),
+        ];
+        let message = GenlMessage::from_payload(Wireguard {
+            cmd: WireguardCmd::SetDevice,
+            nlas,
+        });
+        netlink_request::netlink_request_genl(message, Some(NLM_F_REQUEST | NLM_F_ACK))?;
+    }
+    Ok(())
 }
 
-pub(super) fn set_in_userspace(interface: &str, peer: &Key, endpoint: SocketAddr) -> io::Result<()> {
-    let mut socket = UnixStream::connect(socket_path(interface))?;
+pub(super) fn set_in_userspace(interface: &str, peers: &[(Key, SocketAddr)]) -> io::Result<()> {
+    let socket = UnixStream::connect(socket_path(interface))?;
     socket.set_read_timeout(Some(ANSWER_WITHIN))?;
     socket.set_write_timeout(Some(ANSWER_WITHIN))?;
-    let key: String = peer.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    write!(
-        socket,
-        "set=1\npublic_key={key}\nupdate_only=true\nendpoint={endpoint}\n\n"
-    )?;
+    let mut request = String::from("set=1\n");
+    for (key, endpoint) in peers {
+        let key: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        request += &format!("public_key={key}\nupdate_only=true\nendpoint={endpoint}\n");
+    }
+    request.push('\n');
+    (&socket).write_all(request.as_bytes())?;
     for line in BufReader::new(socket).lines() {
         match line?.strip_prefix("errno=").map(str::parse) {
             None => {}

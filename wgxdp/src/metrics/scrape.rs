@@ -97,7 +97,11 @@ fn program_counts<R: Readings>(names: &Names, readings: &R) -> Result<Vec<Progra
 fn peer_counts(names: &Names, extras: &Extras) -> Vec<PeerCounts> {
     let in_tunnel = |tunnel: &crate::snapshot::TunnelName| {
         let of_peer = |peer: PeerId| {
-            let failovers = extras.failovers.iter().filter(move |((id, _), _)| *id == peer);
+            let from = (peer, "");
+            let failovers = extras
+                .failovers
+                .range(from..)
+                .take_while(move |((id, _), _)| *id == peer);
             failovers.map(|((_, reason), count)| (*reason, *count)).collect()
         };
         let labelled = tunnel.peers.iter().zip(peer_labels(&tunnel.peers));

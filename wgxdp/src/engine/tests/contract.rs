@@ -442,7 +442,7 @@ fn sequence_numbers_grow_by_one_and_wrap() {
 }
 
 #[test]
-fn a_path_is_due_with_its_own_slot_and_all_are_after_a_hint() {
+fn a_path_is_due_with_its_own_slot_and_all_of_its_peer_are_after_a_hint() {
     let mut bench = Bench::new(&one_peer(2));
     bench.tell(Input::Tick);
     let slot = bench.engine.next_wakeup().expect("a slot");
@@ -455,4 +455,92 @@ fn a_path_is_due_with_its_own_slot_and_all_are_after_a_hint() {
         at_ns: bench.now,
     });
     assert_eq!(bench.engine.due(bench.now).collect::<Vec<_>>(), [A, B]);
+}
+
+#[test]
+fn of_thousands_of_peers_a_wake_up_concerns_those_that_are_due_and_a_hint_its_own_peer() {
+    const PEERS: u32 = 5_000;
+    let minute = Duration::from_secs(60);
+    let peer = |id| PeerSpec {
+        id,
+        paths: [UPLINK_A, UPLINK_B]
+            .into_iter()
+            .zip(0..)
+            .map(|(uplink, slot)| PathSpec {
+                id: PathId::new(id, slot),
+                uplink,
+                interval: minute,
+            })
+            .collect(),
+    };
+    let peers: Vec<_> = (0..PEERS).map(PeerId).map(peer).collect();
+    let mut engine = Engine::new(settings(), &peers, START, &mut Vec::new());
+    let (mut now, mut probes) = (START, 0);
+    // Slots of 10,000 paths in a minute: 6 ms apart.
+    for _ in 0..100 {
+        now = engine.next_wakeup().expect("a slot");
+        let due: Vec<_> = engine.due(now).collect();
+        assert_eq!(due.len(), 1, "{due:?}");
+        let mut actions = Vec::new();
+        engine.handle(Input::Tick, now, &mut actions);
+        let probed = actions
+            .iter()
+            .filter(|action| matches!(action, Action::SendProbe { path, .. } if *path == due[0]));
+        probes += probed.count();
+    }
+    assert_eq!((probes, now - START), (100, 99 * 6 * MS));
+    let last = PeerId(PEERS - 1);
+    let switched = Input::Switched {
+        path: PathId::new(last, 1),
+        from: Some(PathId::new(last, 0)),
+        silence: Duration::ZERO,
+        at_ns: now,
+    };
+    engine.handle(switched, now, &mut Vec::new());
+    assert_eq!(
+        engine.due(now).collect::<Vec<_>>(),
+        [PathId::new(last, 0), PathId::new(last, 1)]
+    );
+    engine.remove_peer(last);
+    assert_eq!(engine.due(now).count(), 0, "of a peer that is gone nothing is due");
+    assert_eq!(engine.due(u64::MAX).count(), 2 * (PEERS as usize - 1));
+}
+
+#[test]
+fn when_an_uplink_returns_a_few_paths_are_asked_at_once_and_the_crowd_one_after_the_other() {
+    const PEERS: u32 = 1_000;
+    let peer = |id| PeerSpec {
+        id,
+        paths: vec![PathSpec {
+            id: PathId::new(id, 0),
+            uplink: UPLINK_A,
+            interval: Duration::from_secs(60),
+        }],
+    };
+    let peers: Vec<_> = (0..PEERS).map(PeerId).map(peer).collect();
+    let mut engine = Engine::new(settings(), &peers, START, &mut Vec::new());
+    let flags = |flags| Input::UplinkFlags {
+        uplink: UPLINK_A,
+        flags,
+    };
+    engine.handle(flags(Flags::NO_CARRIER), START, &mut Vec::new());
+    let probed = |actions: &[Action]| {
+        let probes = actions
+            .iter()
+            .filter(|action| matches!(action, Action::SendProbe { .. }));
+        probes.count()
+    };
+    let mut actions = Vec::new();
+    // Early enough that nobody's turn has come.
+    engine.handle(flags(Flags::NONE), START + MS, &mut actions);
+    assert!((16..=17).contains(&probed(&actions)), "{}", probed(&actions));
+    let (mut now, mut all) = (START + MS, probed(&actions));
+    while all < PEERS as usize {
+        now = engine.next_wakeup().expect("somebody waits to be asked");
+        let mut actions = Vec::new();
+        engine.handle(Input::Tick, now, &mut actions);
+        assert!(probed(&actions) <= 2, "one of the crowd, and one whose turn it is");
+        all += probed(&actions);
+    }
+    assert!(now - START < S, "{} ms", (now - START) / MS);
 }

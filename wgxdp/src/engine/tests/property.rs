@@ -283,6 +283,24 @@ fn check(engine: &Engine, maps: &Maps) -> Result<(), TestCaseError> {
             .sum();
         prop_assert!(failovers <= maps.moves.get(&peer.id).copied().unwrap_or(0));
     }
+    check_agenda(engine)
+}
+
+/// The agenda is what asking every path would give.
+fn check_agenda(engine: &Engine) -> Result<(), TestCaseError> {
+    let hold_down_ns = engine.settings.hold_down_ns();
+    let paths = engine.peers.values().flat_map(|peer| &peer.paths);
+    let wakeups: BTreeMap<PathId, u64> = paths
+        .filter_map(|path| Some((path.id, path.wakeup(hold_down_ns)?)))
+        .collect();
+    let first = wakeups.values().copied().chain(engine.hint_ns).min();
+    prop_assert_eq!(engine.next_wakeup(), first);
+    for later in [0, MS, S] {
+        let due_ns = engine.now_ns + later;
+        let is_due = |(path, at_ns): &(&PathId, &u64)| **at_ns <= due_ns || engine.hinted.contains(&path.peer());
+        let expected: Vec<PathId> = wakeups.iter().filter(is_due).map(|(path, _)| *path).collect();
+        prop_assert_eq!(engine.due(due_ns).collect::<Vec<_>>(), expected);
+    }
     Ok(())
 }
 

@@ -5,16 +5,24 @@
 //! 871: from <canonical>                    lookup 5747     what talks from the anchor's address; also rp_filter's reverse look-up
 //! 872: ipproto udp sport PORT iif lo       lookup 5747     one per tunnel; `iif lo` spares forwarded packets
 //!
-//! table 5747: default dev wgxdp0 src <canonical>
+//! table 5747: default via <next hop> dev wgxdp0 onlink src <canonical>
 //! ```
+//!
+//! There is nobody at the next hop, and its address is in no packet. It is there because without one the kernel makes a neighbour of every
+//! destination, also on a device without ARP (`__neigh_create` by `ip_neigh_for_gw` and its IPv6 twin), and a thousand clients are more
+//! neighbours than its table takes (`gc_thresh3`: "neighbour table overflow", and packets are dropped). With one it makes one.
+//!
+//! Link-local addresses are the ones that IANA's registries of special-purpose addresses leave for a link of one's own: never forwarded,
+//! never global, and neighbours are known by device, so that somebody's use of the same on another link does not matter. (192.0.0.9 and .10
+//! beside the anchor's own are others' anycast addresses, RFC 7723 and RFC 8155; the rest of 192.0.0.0/24 is not free to use.)
 //!
 //! **Ours** is a rule or route of our protocol number that leads to, or stands in, our table; both must hold.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 use wgxdp_common::abi::{PROBE_MARK, PROBE_MARK_MASK};
@@ -28,6 +36,11 @@ const TABLE_IN_ATTRIBUTE: u8 = 252;
 const PREF_MARK: u32 = 870;
 const PREF_SOURCE: u32 = 871;
 const PREF_PORT: u32 = 872;
+
+/// The anchor's IPv4 next hop (RFC 3927).
+const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 87, 8);
+/// The anchor's IPv6 next hop (RFC 4291, 2.5.6).
+const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 8);
 
 /// A rule as it is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +74,14 @@ impl Family {
         match self {
             Self::V4 => AddressFamily::Inet,
             Self::V6 => AddressFamily::Inet6,
+        }
+    }
+
+    /// The anchor's next hop.
+    fn next_hop(self) -> IpAddr {
+        match self {
+            Self::V4 => NEXT_HOP_V4.into(),
+            Self::V6 => NEXT_HOP_V6.into(),
         }
     }
 
@@ -244,16 +265,20 @@ fn route(canonical: IpAddr, index: u32) -> RouteMessage {
     message.header.table = TABLE_IN_ATTRIBUTE;
     message.header.protocol = RouteProtocol::Other(PROTOCOL);
     message.header.kind = RouteType::Unicast;
-    message.header.scope = match canonical {
-        IpAddr::V4(_) => RouteScope::Link,
-        IpAddr::V6(_) => RouteScope::Universe,
-    };
-    message.attributes = vec![
-        RouteAttribute::Table(TABLE),
-        RouteAttribute::Oif(index),
-        RouteAttribute::PrefSource(canonical.into()),
-    ];
+    message.header.scope = RouteScope::Universe;
+    message.header.flags = RouteFlags::Onlink;
+    message.attributes = vec![RouteAttribute::Table(TABLE)];
+    message.attributes.extend(leading(canonical, index));
     message
+}
+
+/// What makes a default route one of those that are wanted.
+fn leading(canonical: IpAddr, index: u32) -> [RouteAttribute; 3] {
+    [
+        RouteAttribute::Oif(index),
+        RouteAttribute::Gateway(Family::of(canonical).next_hop().into()),
+        RouteAttribute::PrefSource(canonical.into()),
+    ]
 }
 
 fn describe_route(canonical: IpAddr) -> String {
@@ -293,10 +318,9 @@ pub(super) async fn settle_routes(netlink: &Netlink, canonical: &[IpAddr], index
     let leads = |route: &RouteMessage, ip: IpAddr| {
         route.header.address_family == Family::of(ip).number()
             && route.header.destination_prefix_length == 0
-            && route.attributes.contains(&RouteAttribute::Oif(index))
-            && route
-                .attributes
-                .contains(&RouteAttribute::PrefSource(RouteAddress::from(ip)))
+            && leading(ip, index)
+                .iter()
+                .all(|attribute| route.attributes.contains(attribute))
     };
     for route in present.iter().filter(|route| is_our_route(route)) {
         if !canonical.iter().any(|ip| leads(route, *ip)) {

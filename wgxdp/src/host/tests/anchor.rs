@@ -1,7 +1,7 @@
 //! Laws of the anchor.
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use super::super::Error;
 use super::super::anchor::{Anchor, NAME, PEER_NAME, Removed, remove};
@@ -259,6 +259,90 @@ fn what_leaves_from_a_tunnels_port_goes_to_the_anchor_and_what_is_forwarded_does
             .or_else(|_| UdpSocket::bind("[::1]:0"))
             .unwrap();
         drop(socket);
+    });
+}
+
+/// Destinations of each family, three times as many as the kernel's table of neighbours takes.
+const DESTINATIONS: u16 = 3000;
+
+/// Neighbours of each family on `device`.
+fn neighbours(device: &str) -> [usize; 2] {
+    ["-4", "-6"].map(|family| {
+        ip(&format!("{family} neighbour show nud all dev {device}"))
+            .lines()
+            .count()
+    })
+}
+
+/// Sends from a tunnel's port to many destinations of both families; says how many datagrams the kernel took.
+fn send_to_many() -> usize {
+    let v4 = UdpSocket::bind("0.0.0.0:51820").unwrap();
+    let v6 = UdpSocket::bind("[::]:51821").unwrap();
+    let to_v4 = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        v4.send_to(b"x", (Ipv4Addr::new(198, 18, high, low), 9))
+    };
+    let to_v6 = |n: u16| v6.send_to(b"x", (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n), 9));
+    let sent = (1..=DESTINATIONS).flat_map(|n| [to_v4(n), to_v6(n)]);
+    sent.filter(Result::is_ok).count()
+}
+
+/// Packets that left by `device`.
+fn left_by(device: &str) -> usize {
+    // Eight columns of what was received, then bytes and packets that were sent (net/core/net-procfs.c).
+    let devices = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = devices
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&format!("{device}:")));
+    line.unwrap().split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
+#[test]
+fn thousands_of_destinations_are_one_neighbour_of_each_family_on_the_anchor() {
+    in_namespace(|| async {
+        let netlink = Netlink::connect().unwrap();
+        let mut anchor = Anchor::raise(&netlink).await.unwrap();
+        anchor.engage(&ports(&[51820, 51821])).await.unwrap();
+        let before = left_by(NAME);
+        assert_eq!(send_to_many(), 2 * usize::from(DESTINATIONS));
+        assert_eq!(left_by(NAME) - before, 2 * usize::from(DESTINATIONS));
+        assert_eq!(neighbours(NAME), [1, 1]);
+    });
+}
+
+#[test]
+fn a_default_route_without_a_next_hop_makes_a_neighbour_of_every_destination() {
+    in_namespace(|| async {
+        let netlink = Netlink::connect().unwrap();
+        let _anchor = Anchor::raise(&netlink).await.unwrap();
+        ip("route add default dev wgxdp0");
+        ip("-6 route add default dev wgxdp0");
+        send_to_many();
+        assert!(
+            neighbours(NAME).iter().all(|count| *count > 500),
+            "{:?}",
+            neighbours(NAME)
+        );
+    });
+}
+
+#[test]
+fn routes_of_ours_from_before_the_next_hop_are_replaced() {
+    in_namespace(|| async {
+        let netlink = Netlink::connect().unwrap();
+        let mut anchor = Anchor::raise(&netlink).await.unwrap();
+        ip("route add default dev wgxdp0 src 192.0.0.8 table 5747 protocol 87");
+        ip("-6 route add default dev wgxdp0 src fd5e:9a1c:7d42::8 table 5747 protocol 87");
+        anchor.engage(&ports(&[51820])).await.unwrap();
+        for (family, next_hop) in [("-4", "169.254.87.8"), ("-6", "fe80::8")] {
+            let routes = ip(&format!("{family} route show table 5747"));
+            assert_eq!(routes.lines().count(), 1, "{routes}");
+            assert!(
+                routes.starts_with(&format!("default via {next_hop} dev wgxdp0")) && routes.contains("onlink"),
+                "{routes}"
+            );
+        }
+        assert_eq!(anchor.repair().await.unwrap(), Vec::<String>::new());
     });
 }
 

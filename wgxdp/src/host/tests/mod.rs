@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 
 mod anchor;
 mod neighbour;
+mod udp_socket;
 mod watch;
 mod wireguard;
 

@@ -12,7 +12,7 @@ use wireguard_control::{Key, KeyPair};
 use super::super::anchor::{Anchor, remove};
 use super::super::netlink::Netlink;
 use super::super::view::View;
-use super::super::wireguard::{Backend, Error, Refreshed, read, refresh_endpoint};
+use super::super::wireguard::{Backend, Error, read, refresh_endpoints};
 use super::{in_namespace, ip, ip_can, run, wait_for};
 
 /// A wireguard-go, ended with this value.
@@ -159,26 +159,21 @@ fn refreshing_never_creates_a_peer_nor_moves_one() {
         let tunnel = WireGuard::start("n", false, 51820).await;
         let peer = KeyPair::generate().public;
         let endpoint: SocketAddr = "198.51.100.1:51820".parse().unwrap();
-        assert_eq!(
-            refresh_endpoint(&tunnel.name, &peer, endpoint).unwrap(),
-            Refreshed::NoSuchPeer
-        );
+        let refresh = |endpoint| refresh_endpoints(&tunnel.name, &[(peer.clone(), endpoint)]).unwrap();
+        assert_eq!(refresh(endpoint), 0, "there is no such peer");
         assert!(read(&tunnel.name).unwrap().peers.is_empty());
         tunnel.set_peer(
             &peer,
             "endpoint 203.0.113.1:51820 allowed-ips 10.99.0.1/32 persistent-keepalive 25",
         );
-        assert_eq!(
-            refresh_endpoint(&tunnel.name, &peer, endpoint).unwrap(),
-            Refreshed::Moved
-        );
+        assert_eq!(refresh(endpoint), 0, "it has moved");
         let before = run("wg", &["showconf", &tunnel.name]);
         let now = "203.0.113.1:51820".parse().unwrap();
-        assert_eq!(refresh_endpoint(&tunnel.name, &peer, now).unwrap(), Refreshed::Done);
+        assert_eq!(refresh(now), 1);
         assert_eq!(run("wg", &["showconf", &tunnel.name]), before);
         // Between looking and writing the peer was removed: the request itself says that it is to update only.
         tunnel.set_peer(&peer, "remove");
-        super::super::wireguard::set_in_userspace(&tunnel.name, &peer, endpoint).unwrap();
+        super::super::wireguard::set_in_userspace(&tunnel.name, &[(peer, endpoint)]).unwrap();
         assert!(read(&tunnel.name).unwrap().peers.is_empty());
     });
 }
@@ -248,11 +243,8 @@ fn wireguard_talks_through_the_anchor_once_its_endpoints_are_refreshed_and_witho
         let before = sent("wgxdp0");
         talk("the tunnel as before").await;
         assert_eq!(sent("wgxdp0"), before, "no refresh would be needed");
-        let endpoint = "198.51.100.1:51821".parse().unwrap();
-        assert_eq!(
-            refresh_endpoint(&here.name, &hub.keys.public, endpoint).unwrap(),
-            Refreshed::Done
-        );
+        let to_hub = [(hub.keys.public.clone(), "198.51.100.1:51821".parse().unwrap())];
+        assert_eq!(refresh_endpoints(&here.name, &to_hub).unwrap(), 1);
         talk("the tunnel through the anchor, under strict reverse-path filtering").await;
         assert!(sent("wgxdp0") > before);
         let learned = || {
@@ -268,10 +260,7 @@ fn wireguard_talks_through_the_anchor_once_its_endpoints_are_refreshed_and_witho
         ip("route add default via 10.1.0.1 dev a0");
         // Without a refresh it is silent until it gives up on its peer, 15 s later, and starts anew.
         remove(&netlink).await.unwrap();
-        assert_eq!(
-            refresh_endpoint(&here.name, &hub.keys.public, endpoint).unwrap(),
-            Refreshed::Done
-        );
+        assert_eq!(refresh_endpoints(&here.name, &to_hub).unwrap(), 1);
         talk("the tunnel over the uplink again").await;
     });
 }

@@ -1,0 +1,94 @@
+//! Peers that nobody plays: in WireGuard and in wgxdp's configuration, at endpoints (198.18.0.0/15, RFC 2544) to which there is no way.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+
+use anyhow::Result;
+use wgxdp::config::PublicKey;
+
+use crate::wireguard::{INTERFACE, LISTEN_PORT, WireGuard};
+
+/// The first of their addresses.
+const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
+/// So many of them, numbered from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowd(pub u32);
+
+impl Crowd {
+    /// How they stand in wgxdp's configuration, behind the tunnel's other peers: probed once a minute each.
+    pub fn toml(self) -> String {
+        let mut text = String::new();
+        for number in 0..self.0 {
+            // Writing to a string does not fail.
+            let _ = write!(
+                text,
+                "\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"client-{number}\"\nendpoints = [\"{}\"]\nprobe = {{ kind = \"icmp\", interval = \"60s\" }}\n",
+                key(number),
+                endpoint(number)
+            );
+        }
+        text
+    }
+
+    /// Adds some of them to WireGuard.
+    ///
+    /// # Errors
+    /// `wg` failed.
+    pub fn join(self, wireguard: &WireGuard, who: Range<u32>) -> Result<()> {
+        let mut text = String::new();
+        for number in who {
+            let _ = writeln!(
+                text,
+                "[Peer]\nPublicKey = {}\nEndpoint = {}",
+                key(number),
+                endpoint(number)
+            );
+        }
+        let file = "/run/crowd.conf";
+        wireguard.host().write(file, &text)?;
+        wireguard.host().run("wg", &["addconf", INTERFACE, file]).map(drop)
+    }
+
+    /// Removes some of them from WireGuard.
+    ///
+    /// # Errors
+    /// `wg` failed.
+    pub fn leave(self, wireguard: &WireGuard, who: Range<u32>) -> Result<()> {
+        if who.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<String> = who.map(|number| key(number).to_string()).collect();
+        let mut args = vec!["set", INTERFACE];
+        args.extend(keys.iter().flat_map(|key| ["peer", key, "remove"]));
+        wireguard.host().run("wg", &args).map(drop)
+    }
+}
+
+fn endpoint(number: u32) -> SocketAddr {
+    (Ipv4Addr::from_bits(FIRST.to_bits() + number), LISTEN_PORT).into()
+}
+
+/// Nobody knows the private key to it.
+fn key(number: u32) -> PublicKey {
+    let mut bytes = [0x57; 32];
+    let (head, _) = bytes.split_at_mut(4);
+    head.copy_from_slice(&number.to_be_bytes());
+    PublicKey::from(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_of_a_crowd_are_alike_and_all_are_in_the_range_for_tests() {
+        let all: Vec<_> = (0..20_000).map(|number| (key(number), endpoint(number))).collect();
+        let keys: std::collections::BTreeSet<_> = all.iter().map(|(key, _)| *key).collect();
+        let endpoints: std::collections::BTreeSet<_> = all.iter().map(|(_, endpoint)| *endpoint).collect();
+        assert_eq!((keys.len(), endpoints.len()), (all.len(), all.len()));
+        let is_for_tests = |endpoint: &SocketAddr| endpoint.to_string().starts_with("198.18.");
+        assert!(endpoints.iter().all(is_for_tests));
+    }
+}
