@@ -101,6 +101,8 @@ pub(crate) trait Bytes {
     fn start(&self) -> usize;
     /// The address behind its last byte.
     fn end(&self) -> usize;
+    /// Bytes of the packet. In XDP only those of the directly accessible part: a frame in several buffers looks truncated.
+    fn len(&self) -> u32;
 }
 
 impl Bytes for TcContext {
@@ -113,6 +115,11 @@ impl Bytes for TcContext {
     fn end(&self) -> usize {
         self.data_end()
     }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.len()
+    }
 }
 
 impl Bytes for XdpContext {
@@ -124,6 +131,11 @@ impl Bytes for XdpContext {
     #[inline(always)]
     fn end(&self) -> usize {
         self.data_end()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        (self.data_end() - self.data()) as u32
     }
 }
 
@@ -194,7 +206,7 @@ fn pull<const L3: usize>(ctx: &TcContext) -> bool {
 }
 
 #[inline(always)]
-fn parse_v4<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
+pub(crate) fn parse_v4<const L3: usize>(ctx: &impl Bytes) -> Result<Packet, Reason> {
     let ip = read::<Ipv4>(ctx, L3).ok_or(Reason::Truncated)?;
     if ip.version_ihl != 0x45 {
         return Err(if ip.version_ihl > 0x45 && ip.version_ihl < 0x50 {
@@ -232,7 +244,7 @@ fn parse_v4<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
 }
 
 #[inline(always)]
-fn parse_v6<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
+pub(crate) fn parse_v6<const L3: usize>(ctx: &impl Bytes) -> Result<Packet, Reason> {
     let ip = read::<Ipv6>(ctx, L3).ok_or(Reason::Truncated)?;
     let len = ctx.len() - L3 as u32;
     if u32::from(u16::from_be(ip.payload_len)) + size_of::<Ipv6>() as u32 > len {
@@ -260,7 +272,7 @@ fn parse_v6<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
 }
 
 #[inline(always)]
-fn parse_udp(ctx: &TcContext, offset: usize) -> Result<Transport, Reason> {
+fn parse_udp(ctx: &impl Bytes, offset: usize) -> Result<Transport, Reason> {
     let udp = read::<Udp>(ctx, offset).ok_or(Reason::Truncated)?;
     if u32::from(u16::from_be(udp.len)) > ctx.len() - offset as u32 {
         return Err(Reason::Truncated);
@@ -272,7 +284,7 @@ fn parse_udp(ctx: &TcContext, offset: usize) -> Result<Transport, Reason> {
 }
 
 #[inline(always)]
-fn parse_echo(ctx: &TcContext, offset: usize, request: u8, reply: u8) -> Result<Transport, Reason> {
+fn parse_echo(ctx: &impl Bytes, offset: usize, request: u8, reply: u8) -> Result<Transport, Reason> {
     let echo = read::<Echo>(ctx, offset).ok_or(Reason::Truncated)?;
     if echo.code != 0 || (echo.kind != request && echo.kind != reply) {
         return Err(Reason::NotUdp);

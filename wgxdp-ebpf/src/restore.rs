@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! uplink ─▶ restore
+//!   cannot be WireGuard's        ─▶ dropped, counted
 //!   not ours (no UDP, other port, not to the uplink's address, fragment, …)  pass, counted
 //!   an echo reply, authentic     ─▶ the path's proof moves ─▶ consumed
 //!   from a known endpoint        ─▶ source := the peer's canonical endpoint ┐
@@ -21,7 +22,7 @@ use crate::maps::{ENDPOINTS, PATH_COUNTS, PEERS, field};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, receive, rewrite};
-use crate::{config, probe};
+use crate::{config, message, probe};
 
 /// `__sk_buff::pkt_type` of a frame for somebody else's link-layer address (linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
@@ -77,6 +78,7 @@ fn try_restore<const L3: usize>(
             if packet.destination != local {
                 return Err(Reason::ForeignDestination);
             }
+            message::check::<L3>(ctx, packet.v4)?;
             hand_over::<L3>(ctx, config, id, &packet, source, destination)
         }
         Transport::Echo {
