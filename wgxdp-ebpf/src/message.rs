@@ -26,18 +26,13 @@ pub(crate) fn check<const L3: usize>(ctx: &TcContext, v4: bool) -> Result<Messag
         0 => len,
         size => size.min(len),
     };
-    let judge = |offset: usize, len: u32| {
-        if len < WORD {
-            return Err(Reason::WrongLength);
-        }
-        let word = read::<[u8; 4]>(ctx, offset).or_else(|| ctx.load(offset).ok());
-        Message::classify(u32::from_ne_bytes(word.ok_or(Reason::Truncated)?), len)
-    };
-    match judge(offset, segment) {
+    let first = read::<[u8; 4]>(ctx, offset).or_else(|| ctx.load(offset).ok());
+    match judge(first, segment) {
         Err(_) if segment < len => {
             let rest = len.checked_rem(segment).unwrap_or(0);
             let last = if rest == 0 { segment } else { rest };
-            judge(offset + (len - last) as usize, last)
+            // By the helper alone: the verifier follows no offset as large as this one may be.
+            judge(ctx.load(offset + (len - last) as usize).ok(), last)
         }
         judged => judged,
     }
@@ -50,11 +45,16 @@ pub(crate) fn check<const L3: usize>(ctx: &TcContext, v4: bool) -> Result<Messag
 #[inline(always)]
 pub(crate) fn check_frame<const L3: usize>(ctx: &XdpContext, v4: bool) -> Result<Message, Reason> {
     let (offset, len) = payload::<L3>(ctx, v4)?;
+    judge(read(ctx, offset), len)
+}
+
+/// A datagram of `len` bytes that begins with `word`, if it has one.
+#[inline(always)]
+fn judge(word: Option<[u8; 4]>, len: u32) -> Result<Message, Reason> {
     if len < WORD {
         return Err(Reason::WrongLength);
     }
-    let word = read::<[u8; 4]>(ctx, offset).ok_or(Reason::Truncated)?;
-    Message::classify(u32::from_ne_bytes(word), len)
+    Message::classify(u32::from_ne_bytes(word.ok_or(Reason::Truncated)?), len)
 }
 
 /// Where the UDP payload begins, and its bytes.

@@ -17,6 +17,7 @@ const ON_A: Context = Context {
     ifindex: 1,
     mark: 0,
     checksum_complete: false,
+    gso_size: 0,
 };
 const TABLE: Table = Table {
     hook: Restore,

@@ -18,6 +18,7 @@ const PLAIN: Context = Context {
     ifindex: 0,
     mark: 0,
     checksum_complete: false,
+    gso_size: 0,
 };
 
 fn v4_packet() -> Frame {

@@ -61,7 +61,7 @@ pub fn load_programs(max_peers: u32) -> Result<Ebpf, Error> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use wgxdp_common::abi::{MAPS, PROGRAM_RESTORE, PROGRAM_STEER};
+    use wgxdp_common::abi::{MAPS, PROGRAM_GUARD, PROGRAM_GUARD_GENERIC, PROGRAM_RESTORE, PROGRAM_STEER};
 
     use super::*;
 
@@ -103,6 +103,12 @@ mod tests {
         assert!(
             programs.contains(PROGRAM_STEER) && programs.contains(PROGRAM_RESTORE),
             "{programs:?}"
+        );
+        // "frags": else a driver refuses them where frames come in several buffers.
+        let frags = in_section("xdp.frags");
+        assert!(
+            frags.contains(PROGRAM_GUARD) && frags.contains(PROGRAM_GUARD_GENERIC),
+            "{frags:?}"
         );
     }
 

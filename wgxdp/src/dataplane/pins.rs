@@ -5,6 +5,7 @@
 //!     maps/CONFIG …                every map
 //!     links/steer-<ifindex>        tcx links; a restarted daemon updates them in place
 //!     links/restore-<ifindex>
+//!     links/guard-<ifindex>        XDP links; guard_generic-<ifindex> where the kernel runs it and not the driver
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,11 @@ impl Pins {
     #[must_use]
     pub fn links(&self) -> PathBuf {
         self.version().join("links")
+    }
+
+    /// Where a program's link to a device is pinned.
+    pub(super) fn link(&self, program: &str, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{program}-{ifindex}"))
     }
 
     /// Pins every map in place of those of a run before.
