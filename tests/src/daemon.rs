@@ -33,6 +33,8 @@ pub struct Settings {
     pub probe_interval: Duration,
     /// How long a path must stay clean before traffic returns.
     pub hold_down: Duration,
+    /// The uplinks' `xdp`; without it, the daemon's default.
+    pub xdp: Option<&'static str>,
     /// Appended to the file as it is.
     pub more: String,
 }
@@ -43,6 +45,7 @@ impl Default for Settings {
             // Under full emulation a probe's way through the guest takes as long as an interval here: there more time belongs between two.
             probe_interval: Duration::from_millis(if crate::privilege::emulated() { 100 } else { 20 }),
             hold_down: Duration::from_secs(1),
+            xdp: None,
             more: String::new(),
         }
     }
@@ -51,9 +54,10 @@ impl Default for Settings {
 impl Settings {
     /// The file for `lab`.
     pub fn toml(&self, lab: &Lab) -> String {
+        let xdp = self.xdp.map(|xdp| format!("xdp = \"{xdp}\"\n")).unwrap_or_default();
         let uplinks = Uplink::ALL.map(|uplink| {
             let (name, cost) = (uplink.name(), uplink.cost());
-            format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{name}\"\ncost = {cost}\n\n")
+            format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{name}\"\ncost = {cost}\n{xdp}\n")
         });
         format!(
             "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
