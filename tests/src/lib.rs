@@ -12,6 +12,7 @@
 //! | [`trial`] | cut, measure, heal, measure |
 //! | [`daemon`] | wgxdp under test |
 //! | [`audit`] | what is on a host, before and after |
+//! | [`xdp`] | XDP programs on its devices |
 //! | [`privilege`] | what tests do without root |
 //! | [`frame`], [`progrun`], [`fixture`] | frames, BPF_PROG_TEST_RUN on them, and the programs configured for it |
 //! | [`bench`] | the benchmarks |
@@ -36,3 +37,4 @@ pub mod topology;
 pub mod traffic;
 pub mod trial;
 pub mod wireguard;
+pub mod xdp;

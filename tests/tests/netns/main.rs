@@ -7,6 +7,7 @@
 
 mod command;
 mod endures;
+mod guard;
 mod laboratory;
 mod leaves_nothing;
 mod metrics;
@@ -14,6 +15,7 @@ mod outlives;
 mod refuses;
 mod scene;
 mod status;
+mod virtio;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

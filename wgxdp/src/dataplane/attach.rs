@@ -9,7 +9,7 @@ use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, T
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use wgxdp_common::abi::{PROGRAM_RESTORE, PROGRAM_STEER};
 
-use super::pins::remove_file;
+use super::pins::{remove_file, remove_link};
 use super::{Error, Pins, xdp};
 
 /// Where the daemon keeps what must outlive it but not a reboot.
@@ -117,8 +117,7 @@ impl Attachments {
             }
         };
         for path in entries(&pins.links()) {
-            // Removing the last reference to a link detaches it.
-            note(remove_file(&path));
+            note(remove_link(&path));
         }
         let mut qdiscs = Vec::new();
         for (ifindex, interface) in devices {

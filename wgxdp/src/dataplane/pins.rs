@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use aya::Ebpf;
+use aya::programs::links::PinnedLink;
 use wgxdp_common::abi::{ABI_VERSION, MAPS};
 
 use super::Error;
@@ -112,6 +113,15 @@ fn create(directory: &Path) -> Result<(), Error> {
         path: directory.into(),
         source,
     })
+}
+
+/// Removes a link's pin; one that is not there is fine. If it held the last reference, the program is detached on return: closing a link's last
+/// descriptor does that at once, while a pin that goes leaves it to a work queue (`bpf_link_put`, kernel/bpf/syscall.c).
+pub(super) fn remove_link(path: &Path) -> Result<(), Error> {
+    let link = PinnedLink::from_pin(path);
+    remove_file(path)?;
+    drop(link);
+    Ok(())
 }
 
 /// Removes a file; one that is not there is fine.

@@ -11,7 +11,7 @@ use aya::programs::xdp::{XdpError, XdpLink, XdpMode};
 use aya::programs::{ProgramError, Xdp};
 use wgxdp_common::abi::{PROGRAM_GUARD, PROGRAM_GUARD_GENERIC};
 
-use super::pins::remove_file;
+use super::pins::remove_link;
 use super::{Error, Pins};
 
 /// Who runs `guard` on a device.
@@ -131,13 +131,13 @@ pub(super) fn attach(
 ) -> Result<(), Refusal> {
     pins.create_links()?;
     for other in Guard::ALL.into_iter().filter(|other| *other != guard) {
-        remove_file(&pins.link(other.program(), ifindex))?;
+        remove_link(&pins.link(other.program(), ifindex))?;
     }
     let path = pins.link(guard.program(), ifindex);
     if update(program, &path) {
         return Ok(());
     }
-    remove_file(&path)?;
+    remove_link(&path)?;
     let refusal = |e| Refusal::new(interface, e);
     let id = program.attach_to_if_index(ifindex, guard.mode()).map_err(refusal)?;
     let link: FdLink = program.take_link(id).map_err(refusal)?.try_into()?;
@@ -155,5 +155,5 @@ fn update(program: &mut Xdp, path: &Path) -> bool {
 pub(super) fn detach(pins: &Pins, ifindex: u32) -> Result<(), Error> {
     Guard::ALL
         .into_iter()
-        .try_for_each(|guard| remove_file(&pins.link(guard.program(), ifindex)))
+        .try_for_each(|guard| remove_link(&pins.link(guard.program(), ifindex)))
 }
