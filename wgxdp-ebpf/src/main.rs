@@ -51,8 +51,9 @@ fn guard(ctx: XdpContext) -> xdp_action::Type {
     guarded::<false>(&ctx, PROGRAM_GUARD)
 }
 
-/// XDP on an uplink, run by the kernel.
-#[xdp(frags)]
+/// XDP on an uplink, run by the kernel. Not "frags": for such a program the kernel copies frames to new socket buffers without their `mac_len`
+/// (`skb_pp_cow_data`, seen on 6.18), and behind it `restore` finds packets that begin with their IP header. For this one it makes them linear.
+#[xdp]
 fn guard_generic(ctx: XdpContext) -> xdp_action::Type {
     guarded::<true>(&ctx, PROGRAM_GUARD_GENERIC)
 }

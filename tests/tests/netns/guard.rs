@@ -39,11 +39,21 @@ pub(crate) fn count(host: &Host, place: Place, reason: Reason) -> Result<u64> {
     host.enter(|| Ok(Tables::pinned(&Pins::default())?.reason_count(place, reason)?))
 }
 
+/// All that happened at either place, for messages.
+fn counts(host: &Host) -> Result<Vec<(Place, Reason, u64)>> {
+    let all = [GUARD, RESTORE]
+        .into_iter()
+        .flat_map(|place| Reason::ALL.iter().map(move |reason| (place, *reason)));
+    let counted = all.map(|(place, reason)| Ok((place, reason, count(host, place, reason)?)));
+    let happened = |row: &Result<(Place, Reason, u64)>| !matches!(row, Ok((_, _, 0)));
+    counted.filter(happened).collect()
+}
+
 /// Waits until it happened that often.
 pub(crate) fn await_count(host: &Host, place: Place, reason: Reason, wanted: u64) -> Result<()> {
     let what = format!("{wanted} times {reason:?} at {place:?}");
     let awaited = poll::wait_until(&what, BOUND, || Ok(count(host, place, reason)? == wanted));
-    awaited.with_context(|| format!("they were {:?}", count(host, place, reason)))
+    awaited.with_context(|| format!("{:?}", counts(host)))
 }
 
 /// Bytes of which no more is right than their beginning.
