@@ -66,7 +66,7 @@ impl Daemon {
                 name: name.into(),
                 interface: interface.into(),
                 mode: config.xdp,
-                refusal,
+                refusal: refusal.into(),
             }),
         }
     }

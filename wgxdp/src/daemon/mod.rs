@@ -108,7 +108,7 @@ pub enum Error {
         /// What was asked for.
         mode: crate::config::XdpMode,
         /// Why not.
-        refusal: dataplane::Refusal,
+        refusal: Box<dataplane::Refusal>,
     },
     /// The sockets for the probes.
     #[error("no socket for the probes: {0}")]
