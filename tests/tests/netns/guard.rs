@@ -110,25 +110,16 @@ fn works(xdp: &'static str, who: Option<RunBy>, family: Family) -> Result<()> {
     socket.send_to(&message([1, 0, 0, 0], 148), target)?;
     await_count(branch, RESTORE, Reason::Stranger, 1)?;
 
-    let proofs = |place| count(branch, place, Reason::Proof);
-    let (noted, not) = if who.is_some() {
-        (GUARD, RESTORE)
-    } else {
-        (RESTORE, GUARD)
-    };
-    let before = (proofs(noted)?, count(branch, GUARD, Reason::Guarded)?);
-    poll::wait_until("another proof", BOUND, || Ok(proofs(noted)? > before.0))?;
-    if who.is_some() {
-        poll::wait_until("another guarded packet", BOUND, || {
-            Ok(count(branch, GUARD, Reason::Guarded)? > before.1)
-        })?;
+    // `restore` noted proofs, too, until `guard` was attached; `guard` that is off never does.
+    let noted = if who.is_some() { GUARD } else { RESTORE };
+    let before = count(branch, noted, Reason::Proof)?;
+    poll::wait_until("another proof", BOUND, || {
+        Ok(count(branch, noted, Reason::Proof)? > before)
+    })?;
+    for reason in [Reason::Proof, Reason::Guarded] {
+        let happened = count(branch, GUARD, reason)? > 0;
+        ensure!(happened == who.is_some(), "{xdp}: {:?}", counts(branch));
     }
-    let unexpected = proofs(not)?;
-    // Until `guard` was attached `restore` noted them.
-    ensure!(
-        unexpected == 0 || not == RESTORE,
-        "{xdp}: {unexpected} proofs at {not:?}"
-    );
     scene.log_on_error(scene.traffic.await_flow(BOUND))?;
     scene.log_on_error(nothing_lost(scene.traffic.observe_since(from_ns)?.both()))?;
     scene.wireguard_noticed_nothing()?;
