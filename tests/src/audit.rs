@@ -67,6 +67,7 @@ impl Snapshot {
         let devices = devices(host)?;
         for device in &devices {
             lines.insert(format!("link: {}", device.line));
+            lines.extend(device.xdp.iter().map(|xdp| format!("xdp {}: {xdp}", device.name)));
         }
         let qdiscs = host.run("tc", &["qdisc", "show"])?;
         lines.extend(
@@ -134,6 +135,8 @@ fn settled(line: &str) -> String {
 struct Device {
     name: String,
     line: String,
+    /// Its XDP program.
+    xdp: Option<String>,
 }
 
 fn devices(host: &Host) -> Result<Vec<Device>> {
@@ -145,10 +148,11 @@ fn devices(host: &Host) -> Result<Vec<Device>> {
             .and_then(Value::as_str)
             .context("a link without a name")?
             .to_owned();
-        let details = ["ifindex", "ifalias", "mtu", "promiscuity", "xdp"]
-            .map(|key| link.get(key).unwrap_or(&Value::Null).to_string());
+        let details =
+            ["ifindex", "ifalias", "mtu", "promiscuity"].map(|key| link.get(key).unwrap_or(&Value::Null).to_string());
         Ok(Device {
             line: format!("{name} {}", details.join(" ")),
+            xdp: link.get("xdp").map(ToString::to_string),
             name,
         })
     };

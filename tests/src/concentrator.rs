@@ -181,7 +181,7 @@ impl Concentrator {
 
     /// The daemon's configuration in the hub: both uplinks, and a tunnel whose peers it is to learn.
     pub fn toml(&self) -> String {
-        format!("{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n", uplinks_toml())
+        format!("{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n", uplinks_toml(None))
     }
 
     /// A client, from 0 on.

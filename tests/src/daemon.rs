@@ -33,6 +33,8 @@ pub struct Settings {
     pub probe_interval: Duration,
     /// How long a path must stay clean before traffic returns.
     pub hold_down: Duration,
+    /// The uplinks' `xdp`; without it, the daemon's default.
+    pub xdp: Option<&'static str>,
     /// Appended to the file as it is.
     pub more: String,
 }
@@ -43,6 +45,7 @@ impl Default for Settings {
             // Under full emulation a probe's way through the guest takes as long as an interval here: there more time belongs between two.
             probe_interval: Duration::from_millis(if crate::privilege::emulated() { 100 } else { 20 }),
             hold_down: Duration::from_secs(1),
+            xdp: None,
             more: String::new(),
         }
     }
@@ -54,7 +57,7 @@ impl Settings {
         format!(
             "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
              endpoints = [\"{}\"]\nprobe = {{ kind = \"icmp\", interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
-            uplinks_toml(),
+            uplinks_toml(self.xdp),
             lab.hub_public_key(),
             lab.hub_endpoint(),
             self.probe_interval.as_millis(),
@@ -64,11 +67,12 @@ impl Settings {
     }
 }
 
-/// Both uplinks, for a configuration.
-pub(crate) fn uplinks_toml() -> String {
+/// Both uplinks, for a configuration, with this `xdp`.
+pub(crate) fn uplinks_toml(xdp: Option<&str>) -> String {
+    let xdp = xdp.map(|xdp| format!("xdp = \"{xdp}\"\n")).unwrap_or_default();
     let uplink = |uplink: Uplink| {
         let (name, cost) = (uplink.name(), uplink.cost());
-        format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{name}\"\ncost = {cost}\n\n")
+        format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{name}\"\ncost = {cost}\n{xdp}\n")
     };
     Uplink::ALL.map(uplink).concat()
 }

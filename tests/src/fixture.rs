@@ -16,7 +16,7 @@ use crate::clock::now_ns;
 use crate::frame::Frame;
 use crate::privilege::root_or_skip;
 use crate::progrun::{self, Context, Outcome};
-use wgxdp::dataplane::{Dataplane, Error, Hook, Pins, Room};
+use wgxdp::dataplane::{Dataplane, Error, Guard, Hook, Pins, Room};
 use wgxdp_common::abi::{MAX_UPLINKS, PROBE_MARK};
 use wgxdp_common::client::LocalId;
 use wgxdp_common::count::{Place, Reason};
@@ -74,6 +74,11 @@ pub const NEXT: i32 = -1;
 pub const DROP: i32 = 2;
 /// See [`NEXT`].
 pub const REDIRECT: i32 = 7;
+
+/// The verdicts of XDP (linux/bpf.h).
+pub const XDP_DROP: i32 = 1;
+/// See [`XDP_DROP`].
+pub const XDP_PASS: i32 = 2;
 
 /// The programs, loaded and configured; nothing is attached.
 pub struct Fixture {
@@ -294,8 +299,28 @@ impl Fixture {
     /// # Panics
     /// The run failed.
     pub fn reasons_of(&mut self, hook: Hook, place: Place, frame: &[u8], context: Context) -> (Outcome, Vec<Reason>) {
+        self.counted(place, |fixture| fixture.run(hook, frame, context))
+    }
+
+    /// Runs `guard` on a frame that arrives on uplink A, and says what that counted there.
+    ///
+    /// # Panics
+    /// The run failed.
+    pub fn reasons_of_guard(&mut self, guard: Guard, frame: &[u8]) -> (Outcome, Vec<Reason>) {
+        self.counted(Place::Guard(A), |fixture| {
+            let program = fixture.dataplane.guard_program(guard);
+            let program = program.expect("the program is in the object");
+            progrun::run_xdp(program.fd().expect("the program is loaded"), frame, 1)
+        })
+    }
+
+    fn counted(
+        &mut self,
+        place: Place,
+        run: impl FnOnce(&mut Self) -> std::io::Result<Outcome>,
+    ) -> (Outcome, Vec<Reason>) {
         let before = self.reasons(place);
-        let outcome = self.run(hook, frame, context).expect("the run succeeds");
+        let outcome = run(self).expect("the run succeeds");
         let counted = |reason: Reason| before.iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| *count);
         let after = self
             .reasons(place)

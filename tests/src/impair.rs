@@ -9,7 +9,7 @@ use std::mem;
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, PerCpuArray};
 use aya::programs::tc::{self, NlOptions, TcAttachOptions};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, include_bytes_aligned};
 
 use crate::clock::now_ns;
@@ -141,6 +141,14 @@ impl Impair {
 
 /// One of the laboratory's programs, by name.
 pub(crate) fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    program(programs, name)
+}
+
+/// The same for a program of any type.
+pub(crate) fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     let program = programs
         .program_mut(name)
         .with_context(|| format!("the laboratory's programs have no {name}"))?;

@@ -18,6 +18,7 @@
 //! | [`trial`] | cut, measure, heal, measure |
 //! | [`daemon`] | wgxdp under test |
 //! | [`audit`] | what is on a host, before and after |
+//! | [`xdp`] | XDP programs on its devices |
 //! | [`privilege`] | what tests do without root |
 //! | [`frame`], [`progrun`], [`fixture`] | frames, BPF_PROG_TEST_RUN on them, and the programs configured for it |
 //! | [`bench`] | the benchmarks |
@@ -48,3 +49,4 @@ pub mod traffic;
 pub mod trial;
 mod wire;
 pub mod wireguard;
+pub mod xdp;

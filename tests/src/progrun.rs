@@ -47,7 +47,6 @@ pub struct Outcome {
 /// # Errors
 /// What `bpf(2)` says; EBADMSG when CHECKSUM_COMPLETE was asked for and does not hold afterwards.
 pub fn run(program: impl AsFd, packet: &[u8], context: Context, repeat: u32) -> io::Result<Outcome> {
-    let mut output = vec![0; packet.len() + 64];
     let mut skb = [0_u32; SK_BUFF_GSO_SIZE + 1];
     skb[SK_BUFF_MARK] = context.mark;
     skb[SK_BUFF_IFINDEX] = context.ifindex;
@@ -56,12 +55,6 @@ pub fn run(program: impl AsFd, packet: &[u8], context: Context, repeat: u32) -> 
 
     // SAFETY: plain integers; the kernel wants unused fields zero.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-    attr.test.prog_fd = program.as_fd().as_raw_fd() as u32;
-    attr.test.data_in = packet.as_ptr() as u64;
-    attr.test.data_size_in = packet.len() as u32;
-    attr.test.data_out = output.as_mut_ptr() as u64;
-    attr.test.data_size_out = output.len() as u32;
-    attr.test.repeat = repeat;
     attr.test.ctx_in = (&raw const skb) as u64;
     attr.test.ctx_size_in = size_of_val(&skb) as u32;
     attr.test.ctx_out = (&raw mut skb_out) as u64;
@@ -69,6 +62,32 @@ pub fn run(program: impl AsFd, packet: &[u8], context: Context, repeat: u32) -> 
     if context.checksum_complete {
         attr.test.flags = CHECKSUM_COMPLETE;
     }
+    let outcome = test_run(program, packet, repeat, attr)?;
+    Ok(Outcome {
+        mark: skb_out[SK_BUFF_MARK],
+        ..outcome
+    })
+}
+
+/// The same for an XDP program, on a frame that arrives on the loopback device. A large one comes in several buffers.
+///
+/// # Errors
+/// What `bpf(2)` says.
+pub fn run_xdp(program: impl AsFd, frame: &[u8], repeat: u32) -> io::Result<Outcome> {
+    // SAFETY: plain integers; the kernel wants unused fields zero.
+    let attr: bpf_attr = unsafe { std::mem::zeroed() };
+    test_run(program, frame, repeat, attr)
+}
+
+/// Runs it with the context that `attr` holds, whose pointers are valid.
+fn test_run(program: impl AsFd, packet: &[u8], repeat: u32, mut attr: bpf_attr) -> io::Result<Outcome> {
+    let mut output = vec![0; packet.len() + 64];
+    attr.test.prog_fd = program.as_fd().as_raw_fd() as u32;
+    attr.test.data_in = packet.as_ptr() as u64;
+    attr.test.data_size_in = packet.len() as u32;
+    attr.test.data_out = output.as_mut_ptr() as u64;
+    attr.test.data_size_out = output.len() as u32;
+    attr.test.repeat = repeat;
     // SAFETY: every pointer in `attr` is to memory that lives through the call, with its size beside it.
     let result = unsafe {
         libc::syscall(
@@ -87,7 +106,7 @@ pub fn run(program: impl AsFd, packet: &[u8], context: Context, repeat: u32) -> 
     Ok(Outcome {
         verdict: test.retval as i32,
         packet: output,
-        mark: skb_out[SK_BUFF_MARK],
+        mark: 0,
         duration: Duration::from_nanos(u64::from(test.duration)),
     })
 }

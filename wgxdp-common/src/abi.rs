@@ -11,6 +11,10 @@ pub const ABI_SYMBOL: &str = "WGXDP_ABI";
 pub const PROGRAM_STEER: &str = "steer";
 /// TC ingress on each uplink.
 pub const PROGRAM_RESTORE: &str = "restore";
+/// XDP on an uplink, run by its driver.
+pub const PROGRAM_GUARD: &str = "guard";
+/// The same, run by the kernel behind the driver ("generic", "skb mode").
+pub const PROGRAM_GUARD_GENERIC: &str = "guard_generic";
 
 /// [`crate::table::Config`], two slots; [`MAP_GENERATION`] says which one is in force.
 pub const MAP_CONFIG: &str = "CONFIG";

@@ -1,4 +1,5 @@
-//! What is counted, and what each count is called. Every packet that a program sees ends in exactly one [`Reason`].
+//! What is counted, and what each count is called. Every packet that a program sees ends in exactly one [`Reason`]; `guard` alone counts only
+//! what is for a tunnel or answers a probe, because counting the others would cost as much as letting them pass.
 
 use crate::abi::MAX_UPLINKS;
 use crate::id::UplinkId;
@@ -92,6 +93,8 @@ reasons! {
     OtherHost = "other_host", Pass;
     /// `restore`: an echo reply that answers no probe of ours.
     Unauthentic = "unauthentic", Pass;
+    /// `guard`: can be WireGuard's, left to `restore`.
+    Guarded = "guarded", Pass;
     /// `steer`: no uplink can carry it.
     NoUplink = "no_uplink", Pass;
     /// `steer`: sent by a live path.
@@ -124,7 +127,7 @@ reasons! {
     Reserved = "reserved", Drop;
     /// `guard`, `restore`: one of WireGuard's types, but not of its length.
     WrongLength = "wrong_length", Drop;
-    /// `restore`: the answer to a probe of ours, consumed.
+    /// `guard`, `restore`: the answer to a probe of ours, consumed.
     Proof = "proof", Drop;
     /// `steer`: a probe over an uplink that does not exist at the moment.
     ProbeNoUplink = "probe_no_uplink", Drop;
@@ -145,10 +148,12 @@ pub enum Place {
     Uplink(UplinkId),
     /// `restore`, on a device that is no uplink according to the configuration.
     Elsewhere,
+    /// `guard`, on this uplink.
+    Guard(UplinkId),
 }
 
 /// Entries of the map of reasons.
-pub const REASON_COUNTS: u32 = (MAX_UPLINKS as u32 + 2) * Reason::ALL.len() as u32;
+pub const REASON_COUNTS: u32 = (2 * MAX_UPLINKS as u32 + 2) * Reason::ALL.len() as u32;
 
 /// The index into the map of reasons.
 #[must_use]
@@ -158,6 +163,7 @@ pub const fn reason_index(place: Place, reason: Reason) -> u32 {
         Place::Anchor => 0,
         Place::Elsewhere => 1,
         Place::Uplink(uplink) => 2 + uplink.0,
+        Place::Guard(uplink) => 2 + MAX_UPLINKS as u32 + uplink.0,
     };
     place * Reason::ALL.len() as u32 + reason as u32
 }
@@ -171,7 +177,8 @@ mod tests {
     #[test]
     fn every_reason_at_every_place_has_an_index_of_its_own() {
         let places = [Place::Anchor, Place::Elsewhere].into_iter();
-        let places = places.chain((0..MAX_UPLINKS as u32).map(|id| Place::Uplink(UplinkId(id))));
+        let uplinks = (0..MAX_UPLINKS as u32).map(UplinkId);
+        let places = places.chain(uplinks.flat_map(|id| [Place::Uplink(id), Place::Guard(id)]));
         let indices: BTreeSet<u32> = places
             .flat_map(|place| Reason::ALL.iter().map(move |reason| reason_index(place, *reason)))
             .collect();

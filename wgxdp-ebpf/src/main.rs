@@ -4,15 +4,18 @@
 //! |---|---|---|
 //! | [`steer`](mod@steer) | TC egress of the anchor | gives WireGuard's packets and the probes their uplink |
 //! | [`restore`](mod@restore) | TC ingress of each uplink | gives arriving packets back the addresses that WireGuard knows |
+//! | [`guard`](mod@guard) | XDP of each uplink, where that can be | drops what cannot be WireGuard and notes proofs before a socket buffer is made |
 //!
-//! Both end in an [`Outcome`](outcome::Outcome); nothing else counts packets or returns a code to the kernel.
+//! All end in an [`Outcome`](outcome::Outcome); nothing else counts packets or returns a code to the kernel.
 #![no_std]
 #![no_main]
 
 mod clients;
 mod config;
 mod endpoints;
+mod guard;
 mod maps;
+mod message;
 mod outcome;
 mod packet;
 mod probe;
@@ -22,9 +25,11 @@ mod rewrite;
 mod steer;
 mod translate;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
-use wgxdp_common::abi::{ABI_VERSION, PROGRAM_RESTORE, PROGRAM_STEER};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use wgxdp_common::abi::{ABI_VERSION, PROGRAM_GUARD, PROGRAM_GUARD_GENERIC, PROGRAM_RESTORE, PROGRAM_STEER};
 use wgxdp_ebpf as _;
 
 /// TC egress on the anchor.
@@ -43,22 +48,44 @@ fn restore(ctx: TcContext) -> i32 {
     outcome.verdict()
 }
 
+/// XDP on an uplink, run by its driver. "frags": it may be attached where frames come in several buffers.
+#[xdp(frags)]
+fn guard(ctx: XdpContext) -> xdp_action::Type {
+    guarded::<false>(&ctx, PROGRAM_GUARD)
+}
+
+/// XDP on an uplink, run by the kernel. Not "frags": for such a program the kernel copies frames to new socket buffers without their `mac_len`
+/// (`skb_pp_cow_data`, seen on 6.18), and behind it `restore` finds packets that begin with their IP header. For this one it makes them linear.
+#[xdp]
+fn guard_generic(ctx: XdpContext) -> xdp_action::Type {
+    guarded::<true>(&ctx, PROGRAM_GUARD_GENERIC)
+}
+
+#[inline(always)]
+fn guarded<const MERGED: bool>(ctx: &XdpContext, program: &str) -> xdp_action::Type {
+    let Some(outcome) = guard::guard::<MERGED>(ctx) else {
+        return xdp_action::XDP_PASS;
+    };
+    log(ctx, program, outcome);
+    outcome.xdp_action()
+}
+
 /// A line for each packet, for debugging the programs; nothing in a build without the feature.
 #[cfg(feature = "log")]
 #[inline(always)]
-fn log(ctx: &TcContext, program: &str, outcome: outcome::Outcome) {
+fn log(ctx: &(impl EbpfContext + packet::Bytes), program: &str, outcome: outcome::Outcome) {
     aya_log_ebpf::debug!(
         ctx,
         "{}: {} bytes, reason {}",
         program,
-        ctx.len(),
+        packet::Bytes::len(ctx),
         outcome.reason as u32
     );
 }
 
 #[cfg(not(feature = "log"))]
 #[inline(always)]
-fn log(_: &TcContext, _: &str, _: outcome::Outcome) {}
+fn log(_: &impl EbpfContext, _: &str, _: outcome::Outcome) {}
 
 /// Compared with the daemon's own at load.
 #[unsafe(no_mangle)]

@@ -1,6 +1,6 @@
 //! How a packet's visit ends, the one place that turns it into a verdict, and counting.
 
-use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::programs::TcContext;
 use wgxdp_common::count::{Place, Reason, Verdict, reason_index};
 
@@ -19,13 +19,28 @@ impl Outcome {
     /// which clsact's direct action knows as "unspecified" and continues with, too.
     #[inline(always)]
     pub(crate) fn verdict(self) -> i32 {
-        if let Some(count) = REASON_COUNTS.get_ptr_mut(reason_index(self.place, self.reason)) {
-            add(count, 1);
-        }
+        self.count();
         match self.reason.verdict() {
             Verdict::Pass => TC_ACT_UNSPEC,
             Verdict::Redirect => TC_ACT_REDIRECT,
             Verdict::Drop => TC_ACT_SHOT,
+        }
+    }
+
+    /// The same in XDP, where nothing is redirected: there is no socket buffer yet, and the anchor has no driver to hand a frame to.
+    #[inline(always)]
+    pub(crate) fn xdp_action(self) -> xdp_action::Type {
+        self.count();
+        match self.reason.verdict() {
+            Verdict::Pass | Verdict::Redirect => xdp_action::XDP_PASS,
+            Verdict::Drop => xdp_action::XDP_DROP,
+        }
+    }
+
+    #[inline(always)]
+    fn count(self) {
+        if let Some(count) = REASON_COUNTS.get_ptr_mut(reason_index(self.place, self.reason)) {
+            add(count, 1);
         }
     }
 }

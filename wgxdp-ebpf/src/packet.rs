@@ -104,6 +104,8 @@ pub(crate) trait Bytes {
     fn start(&self) -> usize;
     /// The address behind its last byte.
     fn end(&self) -> usize;
+    /// Bytes of the packet. In XDP only those of the directly accessible part: a frame in several buffers looks truncated.
+    fn len(&self) -> u32;
 }
 
 impl Bytes for TcContext {
@@ -116,6 +118,11 @@ impl Bytes for TcContext {
     fn end(&self) -> usize {
         self.data_end()
     }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.len()
+    }
 }
 
 impl Bytes for XdpContext {
@@ -127,6 +134,11 @@ impl Bytes for XdpContext {
     #[inline(always)]
     fn end(&self) -> usize {
         self.data_end()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        (self.data_end() - self.data()) as u32
     }
 }
 
@@ -165,9 +177,13 @@ pub(crate) enum Transport {
 pub(crate) struct Datagram {
     pub(crate) source: Port,
     pub(crate) destination: Port,
+    /// Where the payload begins.
+    pub(crate) payload: usize,
     /// Bytes of the payload as the header says; of a super-packet, of all of it.
     pub(crate) len: u32,
-    /// The payload's first words as they stand in memory; zero in a payload that is too short to be WireGuard's.
+    /// Whether the IP header says the same.
+    pub(crate) exact: bool,
+    /// The payload's first words as they stand in memory; of one that is too short to be WireGuard's, at most the first.
     pub(crate) opening: [u32; 3],
 }
 
@@ -229,7 +245,7 @@ fn pull<const L3: usize>(ctx: &TcContext) -> bool {
 }
 
 #[inline(always)]
-fn parse_v4<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
+pub(crate) fn parse_v4<const L3: usize>(ctx: &impl Bytes) -> Result<Packet, Reason> {
     let ip = read::<Ipv4>(ctx, L3).ok_or(Reason::Truncated)?;
     if ip.version_ihl != 0x45 {
         return Err(if ip.version_ihl > 0x45 && ip.version_ihl < 0x50 {
@@ -243,11 +259,17 @@ fn parse_v4<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
         return Err(Reason::Fragment);
     }
     let len = ctx.len() - L3 as u32;
-    if u32::from(u16::from_be(ip.total_len)) > len {
+    let whole = u32::from(u16::from_be(ip.total_len));
+    if whole > len {
         return Err(Reason::Truncated);
     }
     let transport = match ip.protocol {
-        IPPROTO_UDP => parse_udp(ctx, L3 + size_of::<Ipv4>())?,
+        // The length counts the header (RFC 791).
+        IPPROTO_UDP => parse_udp(
+            ctx,
+            L3 + size_of::<Ipv4>(),
+            whole.saturating_sub(size_of::<Ipv4>() as u32),
+        )?,
         IPPROTO_ICMP => parse_echo(
             ctx,
             L3 + size_of::<Ipv4>(),
@@ -267,14 +289,16 @@ fn parse_v4<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
 }
 
 #[inline(always)]
-fn parse_v6<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
+pub(crate) fn parse_v6<const L3: usize>(ctx: &impl Bytes) -> Result<Packet, Reason> {
     let ip = read::<Ipv6>(ctx, L3).ok_or(Reason::Truncated)?;
     let len = ctx.len() - L3 as u32;
-    if u32::from(u16::from_be(ip.payload_len)) + size_of::<Ipv6>() as u32 > len {
+    let behind = u32::from(u16::from_be(ip.payload_len));
+    if behind + size_of::<Ipv6>() as u32 > len {
         return Err(Reason::Truncated);
     }
     let transport = match ip.next_header {
-        IPPROTO_UDP => parse_udp(ctx, L3 + size_of::<Ipv6>())?,
+        // The length does not count the header (RFC 8200).
+        IPPROTO_UDP => parse_udp(ctx, L3 + size_of::<Ipv6>(), behind)?,
         IPPROTO_ICMPV6 => parse_echo(
             ctx,
             L3 + size_of::<Ipv6>(),
@@ -294,29 +318,35 @@ fn parse_v6<const L3: usize>(ctx: &TcContext) -> Result<Packet, Reason> {
     })
 }
 
+/// `behind_ip`: bytes that the IP header says are behind it.
 #[inline(always)]
-fn parse_udp(ctx: &TcContext, offset: usize) -> Result<Transport, Reason> {
+fn parse_udp(ctx: &impl Bytes, offset: usize, behind_ip: u32) -> Result<Transport, Reason> {
     let udp = read::<Udp>(ctx, offset).ok_or(Reason::Truncated)?;
-    let len = u32::from(u16::from_be(udp.len));
-    if len > ctx.len() - offset as u32 {
+    let whole = u32::from(u16::from_be(udp.len));
+    if whole > behind_ip {
         return Err(Reason::Truncated);
     }
-    let len = len.saturating_sub(size_of::<Udp>() as u32);
-    let opening = if len < Message::SHORTEST_DATA_LEN {
-        [0; 3]
+    let payload = offset + size_of::<Udp>();
+    let len = whole.saturating_sub(size_of::<Udp>() as u32);
+    let opening = if len >= Message::SHORTEST_DATA_LEN {
+        read::<[u32; 3]>(ctx, payload).ok_or(Reason::Truncated)?
+    } else if len >= size_of::<u32>() as u32 {
+        [read::<[u32; 1]>(ctx, payload).ok_or(Reason::Truncated)?[0], 0, 0]
     } else {
-        read::<[u32; 3]>(ctx, offset + size_of::<Udp>()).ok_or(Reason::Truncated)?
+        [0; 3]
     };
     Ok(Transport::Udp(Datagram {
         source: Port(udp.source),
         destination: Port(udp.destination),
+        payload,
         len,
+        exact: whole == behind_ip,
         opening,
     }))
 }
 
 #[inline(always)]
-fn parse_echo(ctx: &TcContext, offset: usize, request: u8, reply: u8) -> Result<Transport, Reason> {
+fn parse_echo(ctx: &impl Bytes, offset: usize, request: u8, reply: u8) -> Result<Transport, Reason> {
     let echo = read::<Echo>(ctx, offset).ok_or(Reason::Truncated)?;
     if echo.code != 0 || (echo.kind != request && echo.kind != reply) {
         return Err(Reason::NotUdp);

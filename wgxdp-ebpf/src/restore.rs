@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! uplink ─▶ restore
+//!   cannot be WireGuard's        ─▶ dropped, counted
 //!   not ours (no UDP, other port, not to the uplink's address, fragment, …)  pass, counted
 //!   an echo reply, authentic     ─▶ the path's proof moves ─▶ consumed
 //!   from a known endpoint        ─▶ source := the peer's canonical endpoint ┐
@@ -23,7 +24,7 @@ use crate::maps::{PATH_COUNTS, PEERS, field};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, receive, rewrite};
-use crate::{clients, config, endpoints, packet, probe};
+use crate::{clients, config, endpoints, message, packet, probe};
 
 /// `__sk_buff::pkt_type` of a frame for somebody else's link-layer address (linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
@@ -82,6 +83,7 @@ fn try_restore<const L3: usize, const V4: bool>(
                 let local = clients::local_id(packet.destination).ok_or(Reason::ForeignDestination)?;
                 (local, Difference::NONE.of_address(packet.destination, anchor))
             };
+            message::check(ctx, &udp)?;
             let arrived = Arrived {
                 ctx,
                 config,

@@ -56,6 +56,7 @@ fn measure(lab: &mut Lab, crowd: Crowd, numbers: std::ops::Range<u32>) -> Result
         probe_interval: PROBE_INTERVAL,
         hold_down: HOLD_DOWN,
         more: crowd.toml(),
+        ..Settings::default()
     };
     let daemon = Daemon::start(lab, &settings)?;
     let traffic = Traffic::start(lab, Pace::Full)?;

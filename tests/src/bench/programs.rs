@@ -7,6 +7,9 @@
 //! | `steer` | a WireGuard data message to a known peer with two paths, of which the first is live |
 //! | `restore` | a WireGuard data message from a known endpoint |
 //! | `foreign` | UDP to another port, through `restore`, which lets it pass |
+//! | `empty_xdp` | any, through an XDP program that does nothing |
+//! | `guard` | a WireGuard data message, through `guard`, which lets it pass and counts it |
+//! | `guard_foreign` | UDP to another port, through `guard` |
 //!
 //! A repetition sees the packet as the one before left it. A packet that `steer` has rewritten is none of its business, so a
 //! naive loop would measure how fast it is let pass. Here the uplink's addresses are the anchor's, and so are the link-layer addresses:
@@ -21,8 +24,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
 use aya::maps::Array;
-use aya::programs::ProgramFd;
-use wgxdp::dataplane::Hook;
+use aya::programs::{ProgramFd, Xdp};
+use wgxdp::dataplane::{Guard, Hook};
 use wgxdp_common::client::LocalId;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::table::{Config, Order, Uplink};
@@ -30,12 +33,12 @@ use wgxdp_common::table::{Config, Order, Uplink};
 use super::figure::Summary;
 use super::{Bound, Figure, Scale, Unit};
 use crate::fixture::{
-    A, ANCHOR_V4, ANCHOR_V6, Fixture, HUB, HUB_V6, LOOPBACK_MAC, NEXT, REDIRECT, V4_PEER, config, ip, socket,
+    A, ANCHOR_V4, ANCHOR_V6, Fixture, HUB, HUB_V6, LOOPBACK_MAC, NEXT, REDIRECT, V4_PEER, XDP_PASS, config, ip, socket,
 };
 use crate::frame::Frame;
-use crate::impair::{PROGRAMS, classifier};
+use crate::impair::{PROGRAMS, classifier, program};
 use crate::poll;
-use crate::progrun::{self, Context};
+use crate::progrun::{self, Context, Outcome};
 
 /// Its name.
 pub const NAME: &str = "programs";
@@ -49,6 +52,10 @@ const ON_A: Context = Context {
 };
 /// What `steer` may cost by the floor.
 const STEER_TO_FLOOR: Bound = Bound::AtMost(2.0);
+/// What `guard` may cost by an empty XDP program: what it is for, and what it is not for.
+const GUARD_TO_EMPTY: Bound = Bound::AtMost(2.5);
+/// See [`GUARD_TO_EMPTY`].
+const GUARD_FOREIGN_TO_EMPTY: Bound = Bound::AtMost(1.3);
 /// Entries of the floor's map.
 const FLOOR_WAYS: u32 = 16;
 
@@ -60,10 +67,22 @@ struct Effort {
     repetitions: u32,
 }
 
+/// Runs a program so many times on a packet.
+type Run = fn(&ProgramFd, &[u8], u32) -> std::io::Result<Outcome>;
+
+fn tc(program: &ProgramFd, packet: &[u8], repetitions: u32) -> std::io::Result<Outcome> {
+    progrun::run(program, packet, ON_A, repetitions)
+}
+
+fn xdp(program: &ProgramFd, packet: &[u8], repetitions: u32) -> std::io::Result<Outcome> {
+    progrun::run_xdp(program, packet, repetitions)
+}
+
 /// A program and a packet that it is run on.
 struct Case {
     name: String,
     program: ProgramFd,
+    run: Run,
     packet: Vec<u8>,
     verdict: i32,
     /// How each repetition must end, for programs that count.
@@ -136,8 +155,12 @@ fn cases(fixture: &mut Fixture, laboratory: &mut Ebpf) -> Result<Vec<Case>> {
         Ok(program.fd()?.try_clone()?)
     });
     let (empty, floor) = (empty?, floor?);
+    let empty_xdp: &mut Xdp = program(laboratory, "empty_xdp")?;
+    empty_xdp.load().context("loading empty_xdp")?;
+    let empty_xdp = empty_xdp.fd()?.try_clone()?;
     let mut hook = |hook| -> Result<ProgramFd> { Ok(fixture.dataplane.program(hook)?.fd()?.try_clone()?) };
     let (steer, restore) = (hook(Hook::Steer)?, hook(Hook::Restore)?);
+    let guard = fixture.dataplane.guard_program(Guard::Native)?.fd()?.try_clone()?;
 
     let mut cases = vec![Case::new(
         "empty".into(),
@@ -146,6 +169,16 @@ fn cases(fixture: &mut Fixture, laboratory: &mut Ebpf) -> Result<Vec<Case>> {
         NEXT,
         None,
     )?];
+    let passed_on = |name: String, program, packet: &Frame, end| {
+        let case = Case::new(name, program, packet, XDP_PASS, end)?;
+        anyhow::Ok(Case { run: xdp, ..case })
+    };
+    cases.push(passed_on(
+        "empty_xdp".into(),
+        &empty_xdp,
+        &incoming(HUB, ANCHOR_V4, 0),
+        None,
+    )?);
     for (family, anchor, hub) in [("v4", ANCHOR_V4, HUB), ("v6", ANCHOR_V6, HUB_V6)] {
         let out = outgoing(anchor, hub);
         let (steered, restored) = ((Place::Anchor, Reason::Steered), (Place::Uplink(A), Reason::Restored));
@@ -166,6 +199,18 @@ fn cases(fixture: &mut Fixture, laboratory: &mut Ebpf) -> Result<Vec<Case>> {
                 &incoming(hub, anchor, 1),
                 NEXT,
                 Some(passed),
+            )?,
+            passed_on(
+                format!("guard_{family}"),
+                &guard,
+                &incoming(hub, anchor, 0),
+                Some((Place::Guard(A), Reason::Guarded)),
+            )?,
+            passed_on(
+                format!("guard_foreign_{family}"),
+                &guard,
+                &incoming(hub, anchor, 1),
+                None,
             )?,
         ]);
     }
@@ -195,6 +240,7 @@ impl Case {
         Ok(Self {
             name,
             program: program.try_clone()?,
+            run: tc,
             packet: frame.build(),
             verdict,
             end,
@@ -205,10 +251,14 @@ impl Case {
     /// Runs it once more, and makes sure that every repetition did what is to be measured.
     fn round(&mut self, fixture: &Fixture, repetitions: u32) -> Result<()> {
         let Self {
-            name, program, packet, ..
+            name,
+            program,
+            run,
+            packet,
+            ..
         } = self;
         let before = self.end.map_or(Vec::new(), |(place, _)| fixture.reasons(place));
-        let outcome = progrun::run(&*program, packet, ON_A, repetitions).with_context(|| format!("running {name}"))?;
+        let outcome = run(program, packet, repetitions).with_context(|| format!("running {name}"))?;
         ensure!(outcome.verdict == self.verdict, "{name}: verdict {}", outcome.verdict);
         ensure!(outcome.packet == *packet, "{name}: the packet is not what it was");
         if let Some((place, reason)) = self.end {
@@ -253,6 +303,7 @@ fn figures(cases: &[Case]) -> Result<Vec<Figure>> {
     }
     for family in ["v4", "v6"] {
         let (floor, empty) = (format!("floor_{family}"), "empty".to_owned());
+        let empty_xdp = "empty_xdp".to_owned();
         for (program, references) in [
             (
                 "steer",
@@ -260,6 +311,8 @@ fn figures(cases: &[Case]) -> Result<Vec<Figure>> {
             ),
             ("restore", &[("floor", &floor, None), ("empty", &empty, None)]),
             ("foreign", &[("empty", &empty, None)]),
+            ("guard", &[("empty", &empty_xdp, Some(GUARD_TO_EMPTY))]),
+            ("guard_foreign", &[("empty", &empty_xdp, Some(GUARD_FOREIGN_TO_EMPTY))]),
         ] {
             for (reference, case, bound) in references {
                 let name = format!("{program}_{family}");
@@ -317,6 +370,8 @@ mod tests {
                 "restore_FAMILY_to_floor",
                 "restore_FAMILY_to_empty",
                 "foreign_FAMILY_to_empty",
+                "guard_FAMILY_to_empty",
+                "guard_foreign_FAMILY_to_empty",
             ] {
                 let metric = metric.replace("FAMILY", family);
                 assert!(metrics.contains(&metric.as_str()), "{metric} is not in {metrics:?}");

@@ -24,6 +24,8 @@ fn leaves_nothing(signal: Signal, family: Family, cut: bool) -> Result<()> {
     );
     for trace in [
         "link: wgxdp0",
+        "xdp isp-a: ",
+        "xdp isp-b: ",
         "table 5747",
         "rule -4: 870",
         "rule -6: 870",

@@ -9,6 +9,7 @@ mod command;
 mod concentrator;
 mod endures;
 mod follows;
+mod guard;
 mod kinds;
 mod laboratory;
 mod leaves_nothing;
@@ -19,6 +20,7 @@ mod scale;
 mod scene;
 mod status;
 mod tunnels;
+mod virtio;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,8 +1,10 @@
-//! Tables for BPF_PROG_TEST_RUN on the running kernel: rows of input packet → reason, verdict and exact output packet, for `steer` and `restore`,
+//! Tables for BPF_PROG_TEST_RUN on the running kernel: rows of input packet → reason, verdict and exact output packet, for `steer`, `restore` and
+//! `guard`,
 //! in both address families, with the negatives beside them.
 
 mod clients;
 mod fixture;
+mod guard;
 mod restore;
 mod rows;
 mod size;

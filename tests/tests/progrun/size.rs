@@ -1,6 +1,7 @@
 //! What the verifier thinks of the programs' size.
 
-use wgxdp::dataplane::Hook;
+use aya::programs::ProgramInfo;
+use wgxdp::dataplane::{Guard, Hook};
 
 use crate::fixture::Fixture;
 
@@ -11,18 +12,19 @@ const MOST: u32 = 200_000;
 fn the_verifier_walks_few_enough_instructions() {
     let Some(mut fixture) = Fixture::new() else { return };
     for hook in [Hook::Steer, Hook::Restore] {
-        let info = fixture
-            .dataplane
-            .program(hook)
-            .expect("the program is in the object")
-            .info()
-            .expect("its description");
-        let walked = info.verified_instruction_count().expect("this kernel counts (5.16)");
-        println!(
-            "{}: {walked} instructions walked, {} bytes of machine code",
-            hook.program(),
-            info.size_jitted()
-        );
-        assert!(walked < MOST, "{}: {walked}", hook.program());
+        let program = fixture.dataplane.program(hook).expect("the program is in the object");
+        check(hook.program(), &program.info().expect("its description"));
     }
+    for guard in Guard::ALL {
+        let program = fixture.dataplane.guard_program(guard);
+        let program = program.expect("the program is in the object");
+        check(guard.program(), &program.info().expect("its description"));
+    }
+}
+
+fn check(name: &str, info: &ProgramInfo) {
+    let walked = info.verified_instruction_count().expect("this kernel counts (5.16)");
+    let bytes = info.size_jitted();
+    println!("{name}: {walked} instructions walked, {bytes} bytes of machine code");
+    assert!(walked < MOST, "{name}: {walked}");
 }

@@ -10,7 +10,7 @@
 //! address = "auto"                  # "auto" | an address | a list of one IPv4 and one IPv6 address
 //! gateway = "auto"                  # "auto" | "none" (all is on the link) | an address | a list, as above
 //! metered = false                   # true: accepted with a warning
-//! xdp = "auto"                      # auto | off
+//! xdp = "auto"                      # who runs `guard`: auto (the driver if it can) | native (the driver, or no start) | generic | off
 //!
 //! [[tunnel]]                        # 1 to 16
 //! interface = "wg0"
@@ -182,7 +182,7 @@ pub struct Uplink {
     pub v6: FamilyChoice<Ipv6Addr>,
     /// Each byte is paid for. Without effect in this version.
     pub metered: bool,
-    /// Whether an XDP program runs on it. Without effect in this version.
+    /// Whether `guard`, the XDP program, runs on it.
     pub xdp: XdpMode,
 }
 

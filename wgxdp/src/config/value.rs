@@ -255,16 +255,17 @@ words! {
 }
 
 words! {
-    /// Whether an XDP program runs on an uplink. This version has none, so both mean the same.
+    /// Whether `guard`, the XDP program, runs on an uplink, and who runs it. Without it everything works, more slowly.
     XdpMode {
-        /// Where it can.
+        /// The device's driver if it can, else nobody.
         Auto = "auto",
-        /// No.
+        /// The device's driver; if it cannot, wgxdp does not start.
+        Native = "native",
+        /// The kernel, behind the driver, which every device takes.
+        Generic = "generic",
+        /// Nobody.
         Off = "off",
-    } not yet {
-        "native": "there is no XDP program to attach yet: use \"auto\" or \"off\"",
-        "generic": "there is no XDP program to attach yet: use \"auto\" or \"off\""
-    }
+    } not yet {}
 }
 
 words! {

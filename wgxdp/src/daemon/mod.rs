@@ -12,6 +12,7 @@
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 mod cleanup;
+mod guard;
 mod locals;
 mod observe;
 mod peers;
@@ -101,6 +102,20 @@ pub enum Error {
         /// The endpoint that cannot be reached.
         destination: std::net::IpAddr,
     },
+    /// An uplink's device does not take `guard` as the configuration asks.
+    #[error(
+        "uplink {name}: xdp = \"{mode}\" cannot be had on {interface}: {refusal}; with xdp = \"auto\" wgxdp does without where it must"
+    )]
+    Guard {
+        /// The uplink.
+        name: String,
+        /// Its interface.
+        interface: String,
+        /// What was asked for.
+        mode: crate::config::XdpMode,
+        /// Why not.
+        refusal: Box<dataplane::Refusal>,
+    },
     /// The sockets for the probes.
     #[error("no socket for the probes: {0}")]
     Prober(#[source] io::Error),
@@ -139,6 +154,7 @@ struct UplinkRuntime {
     remembered: uplink::Remembered,
     /// The device that `restore` is attached to.
     attached: Option<u32>,
+    guard: guard::Settled,
 }
 
 /// A path while the daemon runs.
@@ -225,6 +241,7 @@ async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
             state,
             remembered,
             attached: None,
+            guard: guard::Settled::default(),
         });
     }
     Ok(Survey {
@@ -357,6 +374,7 @@ impl Daemon {
             // Peers may be none yet: the flags of an uplink without paths are the driver's own to write.
             self.dataplane.set_uplink_flags(id, state.flags);
             self.attach_restore(index)?;
+            self.attach_guard(index)?;
         }
         self.dataplane.attach(Hook::Steer, anchor::NAME, self.anchor.index())?;
         self.dataplane.pin_maps()?;

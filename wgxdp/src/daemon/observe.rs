@@ -10,13 +10,13 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
-use wgxdp_common::id::PeerId;
+use wgxdp_common::id::{PeerId, UplinkId};
 
 use super::plan::PeerPlan;
 use super::{Daemon, Error};
 use crate::clock::monotonic_ns;
 use crate::config::Config;
-use crate::dataplane::Tables;
+use crate::dataplane::{Guard, Tables};
 use crate::engine::MoveReason;
 use crate::host::wireguard::{Peer, Tunnel};
 use crate::metrics::{self, Extras, Heartbeat, Scrape};
@@ -42,6 +42,7 @@ struct Shared {
     keys: Arc<BTreeMap<PeerId, (usize, [u8; 32])>>,
     /// The last reading of WireGuard, which tells of all peers or of none: nobody asks it for each scrape.
     tunnels: Arc<Vec<Tunnel>>,
+    guards: BTreeMap<UplinkId, Option<Guard>>,
 }
 
 /// The daemon's side of it.
@@ -72,6 +73,7 @@ impl Observed {
             failovers: BTreeMap::new(),
             keys: Arc::default(),
             tunnels: Arc::default(),
+            guards: BTreeMap::new(),
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -91,6 +93,11 @@ impl Observed {
         for (reason, count) in failovers {
             shared.failovers.insert((peer, reason.as_str()), count);
         }
+    }
+
+    /// Who runs `guard` on an uplink, if anybody.
+    pub(super) fn set_guard(&self, uplink: UplinkId, guard: Option<Guard>) {
+        lock(&self.shared).guards.insert(uplink, guard);
     }
 
     /// Serves metrics on a listener of [`listen`].
@@ -141,6 +148,7 @@ fn scrape(shared: &Shared, tables: &Tables) -> Result<Scrape, String> {
     let extras = Extras {
         failovers: shared.failovers.clone(),
         handshakes: handshakes(shared),
+        guards: shared.guards.clone(),
     };
     Scrape::take(&shared.names, tables, &extras, monotonic_ns()).map_err(|e| e.to_string())
 }
@@ -170,7 +178,7 @@ impl Daemon {
     /// Tells the names of everything to whoever reads the maps.
     pub(super) fn publish_names(&self) {
         let uplinks = (0..).zip(self.config.uplinks()).map(|(id, uplink)| UplinkName {
-            id: wgxdp_common::id::UplinkId(id),
+            id: UplinkId(id),
             name: uplink.name.as_str().into(),
             interface: uplink.interface.as_str().into(),
         });

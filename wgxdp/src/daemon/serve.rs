@@ -217,6 +217,8 @@ impl Daemon {
                 // It may be gone again: another view will say so.
                 warn!("{e}");
                 self.uplinks[index].state.flags = Flags::ABSENT;
+            } else if let Err(e) = self.attach_guard(index) {
+                warn!("{e}");
             }
         }
         self.settle_locals(&view)?;

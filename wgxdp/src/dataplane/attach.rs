@@ -9,8 +9,8 @@ use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, T
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use wgxdp_common::abi::{PROGRAM_RESTORE, PROGRAM_STEER};
 
-use super::pins::remove_file;
-use super::{Error, Pins};
+use super::pins::{remove_file, remove_link};
+use super::{Error, Pins, xdp};
 
 /// Where the daemon keeps what must outlive it but not a reboot.
 const RUN_DIRECTORY: &str = "/run/wgxdp";
@@ -69,10 +69,6 @@ impl Attachments {
         &self.pins
     }
 
-    fn link_path(&self, hook: Hook, ifindex: u32) -> PathBuf {
-        self.pins.links().join(format!("{}-{ifindex}", hook.program()))
-    }
-
     pub(super) fn attach(
         &mut self,
         program: &mut SchedClassifier,
@@ -86,7 +82,7 @@ impl Attachments {
             source,
         };
         self.pins.create_links()?;
-        let path = self.link_path(hook, ifindex);
+        let path = self.pins.link(hook.program(), ifindex);
         match attach_tcx(program, hook, interface, &path) {
             Ok(()) => Ok(Mechanism::Tcx),
             Err(e) if is_unsupported(&e) => {
@@ -102,8 +98,9 @@ impl Attachments {
     /// When bpffs refuses.
     pub fn device_gone(&self, ifindex: u32) -> Result<(), Error> {
         for hook in [Hook::Steer, Hook::Restore] {
-            remove_file(&self.link_path(hook, ifindex))?;
+            remove_file(&self.pins.link(hook.program(), ifindex))?;
         }
+        xdp::detach(&self.pins, ifindex)?;
         remove_file(&qdisc_marker(ifindex))
     }
 
@@ -120,8 +117,7 @@ impl Attachments {
             }
         };
         for path in entries(&pins.links()) {
-            // Removing the last reference to a link detaches it.
-            note(remove_file(&path));
+            note(remove_link(&path));
         }
         let mut qdiscs = Vec::new();
         for (ifindex, interface) in devices {

@@ -11,6 +11,7 @@
 //! | [`memory`] | what the maps cost |
 //! | [`pins`] | `/sys/fs/bpf/wgxdp/` |
 //! | [`attach`] | tcx, or clsact where the kernel has no tcx |
+//! | [`xdp`] | `guard`, where a device takes it |
 //!
 //! Everything is written before anything refers to it: paths and peers before the endpoints that lead to them, the configuration before the
 //! programs are attached.
@@ -24,6 +25,7 @@ mod pins;
 mod readings;
 mod table;
 mod tables;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,7 +33,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError};
 use wgxdp_common::abi::{MAP_CONFIG, MAP_PATH_COUNTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
 use wgxdp_common::count::PathCount;
@@ -48,6 +50,7 @@ pub use pins::{PIN_ROOT, Pins};
 use table::field;
 pub use tables::Tables;
 use tables::typed;
+pub use xdp::{Guard, Refusal};
 
 /// What can go wrong between user space and the kernel's BPF subsystem.
 #[derive(Debug, thiserror::Error)]
@@ -145,10 +148,15 @@ impl Dataplane {
     pub fn load(room: Room, pins: Pins) -> Result<Self, Error> {
         let mut ebpf = load_programs(room)?;
         for program in [PROGRAM_STEER, PROGRAM_RESTORE] {
-            classifier(&mut ebpf, program)?.load().map_err(|e| Error::Program {
-                program,
-                source: Box::new(e),
-            })?;
+            typed_program::<SchedClassifier>(&mut ebpf, program)?
+                .load()
+                .map_err(refused(program))?;
+        }
+        for guard in Guard::ALL {
+            let program = guard.program();
+            typed_program::<Xdp>(&mut ebpf, program)?
+                .load()
+                .map_err(refused(program))?;
         }
         let tables = Tables::open(&ebpf)?;
         let config = typed(&ebpf, MAP_CONFIG, Map::Array)?;
@@ -339,8 +347,25 @@ impl Dataplane {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach(&mut self, hook: Hook, interface: &str, ifindex: u32) -> Result<Mechanism, Error> {
-        let program = classifier(&mut self.ebpf, hook.program())?;
+        let program = typed_program(&mut self.ebpf, hook.program())?;
         self.attachments.attach(program, hook, interface, ifindex)
+    }
+
+    /// Attaches `guard` to a device, replacing atomically what a run before left there. Never replaces somebody else's program.
+    ///
+    /// # Errors
+    /// Why the device does not take it; then nothing of ours is attached there by XDP.
+    pub fn attach_guard(&mut self, guard: Guard, interface: &str, ifindex: u32) -> Result<(), Refusal> {
+        let program = typed_program(&mut self.ebpf, guard.program())?;
+        xdp::attach(program, guard, interface, ifindex, self.attachments.pins())
+    }
+
+    /// Detaches from a device what a run before attached there by XDP, if anything.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn detach_guard(&self, ifindex: u32) -> Result<(), Error> {
+        xdp::detach(self.attachments.pins(), ifindex)
     }
 
     /// The attachments, to detach them.
@@ -353,7 +378,15 @@ impl Dataplane {
     /// # Errors
     /// When there is none of that name.
     pub fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
-        classifier(&mut self.ebpf, hook.program())
+        typed_program(&mut self.ebpf, hook.program())
+    }
+
+    /// The same for `guard`.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn guard_program(&mut self, guard: Guard) -> Result<&mut Xdp, Error> {
+        typed_program(&mut self.ebpf, guard.program())
     }
 
     /// The log lines of the programs themselves, for debugging them.
@@ -387,10 +420,17 @@ fn grace_period() -> Result<(), Error> {
     })
 }
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+fn typed_program<'a, P>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut P, Error>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     let found = ebpf.program_mut(program).ok_or(Error::Missing(program))?;
-    found.try_into().map_err(|e| Error::Program {
+    found.try_into().map_err(refused(program))
+}
+
+fn refused(program: &'static str) -> impl FnOnce(ProgramError) -> Error {
+    move |e| Error::Program {
         program,
         source: Box::new(e),
-    })
+    }
 }

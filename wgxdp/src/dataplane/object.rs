@@ -94,7 +94,7 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use wgxdp_common::abi::{MAPS, PROGRAM_RESTORE, PROGRAM_STEER};
+    use wgxdp_common::abi::{MAPS, PROGRAM_GUARD, PROGRAM_GUARD_GENERIC, PROGRAM_RESTORE, PROGRAM_STEER};
 
     use super::*;
 
@@ -159,6 +159,9 @@ mod tests {
             programs.contains(PROGRAM_STEER) && programs.contains(PROGRAM_RESTORE),
             "{programs:?}"
         );
+        // "frags": else a driver refuses it where frames come in several buffers.
+        assert_eq!(in_section("xdp.frags"), named([PROGRAM_GUARD].into()));
+        assert_eq!(in_section("xdp"), named([PROGRAM_GUARD_GENERIC].into()));
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //!     maps/CONFIG …                every map
 //!     links/steer-<ifindex>        tcx links; a restarted daemon updates them in place
 //!     links/restore-<ifindex>
+//!     links/guard-<ifindex>        XDP links; guard_generic-<ifindex> where the kernel runs it and not the driver
 //! ```
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use aya::Ebpf;
+use aya::programs::links::PinnedLink;
 use wgxdp_common::abi::{ABI_VERSION, MAPS};
 
 use super::Error;
@@ -48,6 +50,11 @@ impl Pins {
     #[must_use]
     pub fn links(&self) -> PathBuf {
         self.version().join("links")
+    }
+
+    /// Where a program's link to a device is pinned.
+    pub(super) fn link(&self, program: &str, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{program}-{ifindex}"))
     }
 
     /// Pins every map in place of those of a run before.
@@ -106,6 +113,15 @@ fn create(directory: &Path) -> Result<(), Error> {
         path: directory.into(),
         source,
     })
+}
+
+/// Removes a link's pin; one that is not there is fine. If it held the last reference, the program is detached on return: closing a link's last
+/// descriptor does that at once, while a pin that goes leaves it to a work queue (`bpf_link_put`, kernel/bpf/syscall.c).
+pub(super) fn remove_link(path: &Path) -> Result<(), Error> {
+    let link = PinnedLink::from_pin(path);
+    remove_file(path)?;
+    drop(link);
+    Ok(())
 }
 
 /// Removes a file; one that is not there is fine.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use wgxdp_common::abi::{PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::abi::{PROGRAM_GUARD, PROGRAM_RESTORE, PROGRAM_STEER};
 use wgxdp_common::count::{Place, Reason};
-use wgxdp_common::id::PeerId;
+use wgxdp_common::id::{PeerId, UplinkId};
 
-use crate::snapshot::{Daemon, Names, Readings, Snapshot, peer_labels};
+use crate::dataplane::Guard;
+use crate::snapshot::{Daemon, Names, Readings, Snapshot, UplinkName, peer_labels};
 
 /// What the maps do not know and the daemon does. Peers that have no name are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Extras {
     pub failovers: BTreeMap<(PeerId, &'static str), u64>,
     /// When each peer's latest handshake was; none for those that had none.
     pub handshakes: BTreeMap<PeerId, SystemTime>,
+    /// Who runs `guard` on each uplink, if anybody.
+    pub guards: BTreeMap<UplinkId, Option<Guard>>,
 }
 
 /// The numbers of one scrape.
@@ -27,6 +30,8 @@ pub struct Scrape {
     pub programs: Vec<ProgramCount>,
     /// What the daemon knows of each peer.
     pub peers: Vec<PeerCounts>,
+    /// Uplinks by name, and who runs `guard` there, if anybody.
+    pub guards: Vec<(String, Option<Guard>)>,
 }
 
 /// Packets that met one reason at one place.
@@ -65,6 +70,7 @@ impl Scrape {
             snapshot: Snapshot::take(names, readings, Daemon::running(Some(names)), now_ns)?,
             programs: program_counts(names, readings)?,
             peers: peer_counts(names, extras),
+            guards: guards(names, extras),
         })
     }
 }
@@ -89,6 +95,8 @@ fn program_counts<R: Readings>(names: &Names, readings: &R) -> Result<Vec<Progra
     add(PROGRAM_STEER, Place::Anchor, "")?;
     for uplink in &names.uplinks {
         add(PROGRAM_RESTORE, Place::Uplink(uplink.id), &uplink.name)?;
+        // By whomever it is run.
+        add(PROGRAM_GUARD, Place::Guard(uplink.id), &uplink.name)?;
     }
     add(PROGRAM_RESTORE, Place::Elsewhere, "")?;
     Ok(counts)
@@ -116,12 +124,19 @@ fn peer_counts(names: &Names, extras: &Extras) -> Vec<PeerCounts> {
     names.tunnels.iter().flat_map(in_tunnel).collect()
 }
 
+fn guards(names: &Names, extras: &Extras) -> Vec<(String, Option<Guard>)> {
+    let known = |uplink: &UplinkName| Some((uplink.name.clone(), *extras.guards.get(&uplink.id)?));
+    names.uplinks.iter().filter_map(known).collect()
+}
+
 /// Which programs can give a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GivenBy {
     Steer,
     Restore,
-    Both,
+    Guard,
+    SteerAndRestore,
+    RestoreAndGuard,
 }
 
 impl GivenBy {
@@ -129,7 +144,9 @@ impl GivenBy {
         match self {
             Self::Steer => program == PROGRAM_STEER,
             Self::Restore => program == PROGRAM_RESTORE,
-            Self::Both => true,
+            Self::Guard => program == PROGRAM_GUARD,
+            Self::SteerAndRestore => program == PROGRAM_STEER || program == PROGRAM_RESTORE,
+            Self::RestoreAndGuard => program == PROGRAM_RESTORE || program == PROGRAM_GUARD,
         }
     }
 }
@@ -144,7 +161,7 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::Truncated
         | Reason::NoChecksum
         | Reason::RewriteFailed
-        | Reason::NotConfigured => GivenBy::Both,
+        | Reason::NotConfigured => GivenBy::SteerAndRestore,
         Reason::ForeignSource
         | Reason::NoUplink
         | Reason::Steered
@@ -162,10 +179,8 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::Client
         | Reason::ClientLearned
         | Reason::ClientMoved
-        | Reason::Stranger
-        | Reason::WrongType
-        | Reason::Reserved
-        | Reason::WrongLength
-        | Reason::Proof => GivenBy::Restore,
+        | Reason::Stranger => GivenBy::Restore,
+        Reason::WrongType | Reason::Reserved | Reason::WrongLength | Reason::Proof => GivenBy::RestoreAndGuard,
+        Reason::Guarded => GivenBy::Guard,
     }
 }

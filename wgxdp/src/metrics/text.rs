@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use wgxdp_common::table::PathState;
 
 use super::Scrape;
+use crate::dataplane::Guard;
 use crate::snapshot::{Path, Peer, Tunnel};
 
 /// What every name begins with.
@@ -132,6 +133,20 @@ impl Collected {
                     ("interface", uplink.interface.as_str()),
                 ];
                 gauge(metric, &labels, u64::from(uplink.is_usable()))
+            })
+        })?;
+        let guard = Family::gauge(
+            "uplink_guard",
+            "Who runs guard, the XDP program, on the uplink: 1 for the mode it is in.",
+        );
+        guard.encode(encoder, |metric| {
+            self.0.guards.iter().try_for_each(|(uplink, guard)| {
+                let modes = Guard::ALL.map(Some).into_iter().chain([None]);
+                modes.into_iter().try_for_each(|mode| {
+                    let word = mode.map_or("off", Guard::as_str);
+                    let labels = [("uplink", uplink.as_str()), ("mode", word)];
+                    gauge(metric, &labels, u64::from(mode == *guard))
+                })
             })
         })
     }

@@ -11,6 +11,7 @@ use wgxdp_common::table::PathState;
 
 use super::parser::{Family, Parser, Sample};
 use super::{Extras, Scrape, render};
+use crate::dataplane::Guard;
 use crate::snapshot::fixture::{Host, NOW, branch, fresh_proof, path_entry};
 use crate::snapshot::{Names, PathName, PeerName};
 
@@ -29,6 +30,7 @@ fn extras() -> Extras {
             PeerId(2),
             SystemTime::UNIX_EPOCH + Duration::from_millis(1_777_809_600_250),
         )]),
+        guards: BTreeMap::from([(UplinkId(0), Some(Guard::Native)), (UplinkId(1), None)]),
     }
 }
 
@@ -38,6 +40,7 @@ fn busy() -> Scrape {
     host.reasons.insert((Place::Anchor, Reason::Steered), 10);
     host.reasons.insert((Place::Uplink(UplinkId(0)), Reason::Restored), 20);
     host.reasons.insert((Place::Elsewhere, Reason::NotConfigured), 2);
+    host.reasons.insert((Place::Guard(UplinkId(0)), Reason::WrongType), 3);
     scrape(&names, &host, &extras())
 }
 
@@ -85,6 +88,21 @@ fn the_text_is_openmetrics_and_says_what_the_host_is() {
             Some(1.0),
         ),
         ("wgxdp_uplink_up", of_lte.to_vec(), Some(0.0)),
+        (
+            "wgxdp_uplink_guard",
+            vec![("uplink", "isp-a"), ("mode", "native")],
+            Some(1.0),
+        ),
+        (
+            "wgxdp_uplink_guard",
+            vec![("uplink", "isp-a"), ("mode", "off")],
+            Some(0.0),
+        ),
+        (
+            "wgxdp_uplink_guard",
+            vec![("uplink", "lte"), ("mode", "off")],
+            Some(1.0),
+        ),
         ("wgxdp_path_state", with(&[("state", "up")]), Some(1.0)),
         ("wgxdp_path_state", with(&[("state", "suspect")]), Some(0.0)),
         ("wgxdp_path_state", with(&[("state", "down")]), Some(0.0)),
@@ -128,6 +146,9 @@ fn the_text_is_openmetrics_and_says_what_the_host_is() {
         (["restore", "isp-a", "redirect", "restored"], Some(20.0)),
         (["restore", "isp-a", "redirect", "steered"], None),
         (["restore", "lte", "drop", "proof"], Some(0.0)),
+        (["guard", "isp-a", "drop", "wrong_type"], Some(3.0)),
+        (["guard", "lte", "pass", "guarded"], Some(0.0)),
+        (["guard", "lte", "pass", "other_port"], None),
         (["restore", "", "pass", "not_configured"], Some(2.0)),
     ];
     for (labels, expected) in programs {
@@ -154,6 +175,7 @@ fn families_have_the_promised_names_types_and_units() {
     let expected = [
         ("wgxdp_build", "info", ""),
         ("wgxdp_uplink_up", "gauge", ""),
+        ("wgxdp_uplink_guard", "gauge", ""),
         ("wgxdp_path_state", "gauge", ""),
         ("wgxdp_path_active", "gauge", ""),
         ("wgxdp_path_rtt_seconds", "gauge", "seconds"),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `impair_egress`, `impair_ingress` | drop a part of what leaves and of what comes in: [`impair`] |
 //! | `empty` | nothing: what calling a program costs |
+//! | `empty_xdp` | the same in XDP; in tests, somebody else's program |
 //! | `floor` | the least that sends a packet another way: [`mod@floor`] |
 #![no_std]
 #![no_main]
@@ -11,8 +12,9 @@
 mod floor;
 mod impair;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use wgxdp_ebpf as _;
 
 /// `TC_ACT_UNSPEC`: as if this program were not there; a program after it in the chain still runs.
@@ -22,6 +24,12 @@ const NEXT: i32 = -1;
 #[classifier]
 fn empty(_: TcContext) -> i32 {
     NEXT
+}
+
+/// Nothing, in XDP.
+#[xdp(frags)]
+fn empty_xdp(_: XdpContext) -> xdp_action::Type {
+    xdp_action::XDP_PASS
 }
 
 /// The least that sends a packet another way.

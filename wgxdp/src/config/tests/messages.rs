@@ -234,6 +234,10 @@ fn a_word_that_is_none_is_told_the_words() {
             ":7: policy must be \"failover\", not \"random\"",
         ),
         (
+            uplink("xdp = 'driver'"),
+            ":3: xdp must be \"auto\", \"native\", \"generic\" or \"off\", not \"driver\"",
+        ),
+        (
             tunnel("protect = 'on'"),
             ":7: protect must be \"off\" or \"suspect\", not \"on\"",
         ),
@@ -254,14 +258,6 @@ fn what_this_version_cannot_do_is_refused_by_name() {
         (
             tunnel("protect = 'always'"),
             ":7: protect = \"always\" is not in this version; use \"suspect\" or \"off\"",
-        ),
-        (
-            uplink("xdp = 'native'"),
-            ":3: xdp = \"native\" is not in this version; there is no XDP program to attach yet: use \"auto\" or \"off\"",
-        ),
-        (
-            uplink("xdp = 'generic'"),
-            ":3: xdp = \"generic\" is not in this version; there is no XDP program to attach yet: use \"auto\" or \"off\"",
         ),
         (
             peer("probe = { kind = 'stamp' }"),
