@@ -152,7 +152,8 @@ fn path(uplink: UplinkId, endpoint: &str) -> Path {
         loss_ppm: 0,
         uplink,
         endpoint: socket(endpoint).into(),
-        reserved: [0; 20],
+        largest: u32::MAX,
+        reserved: [0; 16],
     }
 }
 

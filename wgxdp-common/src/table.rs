@@ -5,7 +5,7 @@
 //!
 //! A packet sees configuration whole. [`Config`] lives in two slots, of which one 64-bit word names the one in force; a slot is rewritten
 //! only after a grace period. A [`Path`]'s uplink and endpoint and a [`Peer`]'s canonical endpoint are written before anything refers to them
-//! and not changed while something does; what does change (`order`, `thresholds`, `flags`) is one aligned word each.
+//! and not changed while something does; what does change (`order`, `thresholds`, `flags`, `largest`) is one aligned word each.
 
 use crate::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 use crate::id::{PathId, PeerId, UplinkId};
@@ -264,8 +264,10 @@ pub struct Path {
     pub uplink: UplinkId,
     /// The endpoint.
     pub endpoint: Endpoint,
+    /// The largest IP packet in bytes, as WireGuard sends it (in the family of the peer's canonical endpoint), that fits the path.
+    pub largest: u32,
     /// Always zero.
-    pub reserved: [u8; 20],
+    pub reserved: [u8; 16],
 }
 
 /// What the kernel knows of a path's health, in a cache line of its own. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
@@ -339,7 +341,7 @@ layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
 layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
-layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, reserved @ 44 });
+layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, reserved @ 48 });
 layout!(Proof, 64, {
     proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, reserved @ 56
 });

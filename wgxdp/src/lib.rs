@@ -8,6 +8,7 @@ pub mod dataplane;
 pub mod engine;
 pub mod host;
 pub mod metrics;
+pub mod mtu;
 pub mod preflight;
 pub mod prober;
 pub mod snapshot;

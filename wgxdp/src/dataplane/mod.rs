@@ -221,6 +221,11 @@ impl Dataplane {
         self.tables.paths.store(path.0, field!(Path, thresholds), thresholds);
     }
 
+    /// Sets the largest packet in bytes, as WireGuard sends it, that fits a path.
+    pub fn set_largest(&self, path: PathId, largest: u32) {
+        self.tables.paths.store(path.0, field!(Path, largest), largest);
+    }
+
     /// Notes for `wgxdp status` what the engine thinks of a path.
     pub fn set_status(&self, path: PathId, state: PathState, loss_ppm: u32) {
         self.tables.paths.store(path.0, field!(Path, state), state as u32);

@@ -80,7 +80,8 @@ pub(crate) fn path_entry(uplink: u32, state: PathState) -> table::Path {
         loss_ppm: 0,
         uplink: UplinkId(uplink),
         endpoint: endpoint.into(),
-        reserved: [0; 20],
+        largest: u32::MAX,
+        reserved: [0; 16],
     }
 }
 
