@@ -11,6 +11,8 @@ pub const ABI_SYMBOL: &str = "WGXDP_ABI";
 pub const PROGRAM_STEER: &str = "steer";
 /// TC ingress on each uplink.
 pub const PROGRAM_RESTORE: &str = "restore";
+/// TC ingress and egress on a tunnel's WireGuard interface.
+pub const PROGRAM_CLAMP_MSS: &str = "clamp_mss";
 
 /// [`crate::table::Config`], two slots; [`MAP_GENERATION`] says which one is in force.
 pub const MAP_CONFIG: &str = "CONFIG";
@@ -34,11 +36,13 @@ pub const MAP_PROBES: &str = "PROBES";
 pub const MAP_PATH_COUNTS: &str = "PATH_COUNTS";
 /// `u64` by [`crate::count::reason_index`], per CPU.
 pub const MAP_REASON_COUNTS: &str = "REASON_COUNTS";
+/// The largest inner packet in bytes that TCP may send, a `u32` by the index of the tunnel's interface; no entry: any.
+pub const MAP_CLAMP: &str = "CLAMP";
 /// Ring buffer of [`crate::record::Record`].
 pub const MAP_RECORDS: &str = "RECORDS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const MAPS: [&str; 12] = [
+pub const MAPS: [&str; 13] = [
     MAP_CONFIG,
     MAP_GENERATION,
     MAP_ENDPOINTS,
@@ -50,6 +54,7 @@ pub const MAPS: [&str; 12] = [
     MAP_PROBES,
     MAP_PATH_COUNTS,
     MAP_REASON_COUNTS,
+    MAP_CLAMP,
     MAP_RECORDS,
 ];
 

@@ -4,11 +4,13 @@
 //! |---|---|---|
 //! | [`steer`](mod@steer) | TC egress of the anchor | gives WireGuard's packets and the probes their uplink |
 //! | [`restore`](mod@restore) | TC ingress of each uplink | gives arriving packets back the addresses that WireGuard knows |
+//! | [`clamp_mss`](mod@clamp) | TC ingress and egress of a tunnel | lowers the MSS of TCP connections to what fits |
 //!
-//! Both end in an [`Outcome`](outcome::Outcome); nothing else counts packets or returns a code to the kernel.
+//! The first two end in an [`Outcome`](outcome::Outcome); nothing else counts packets. The third passes every packet on.
 #![no_std]
 #![no_main]
 
+mod clamp;
 mod config;
 mod maps;
 mod outcome;
@@ -38,6 +40,13 @@ fn restore(ctx: TcContext) -> i32 {
     let outcome = restore::restore(&ctx);
     log(&ctx, PROGRAM_RESTORE, outcome);
     outcome.verdict()
+}
+
+/// TC ingress and egress on a tunnel's WireGuard interface.
+#[classifier]
+fn clamp_mss(ctx: TcContext) -> i32 {
+    clamp::clamp(&ctx);
+    outcome::NEXT
 }
 
 /// A line for each packet, for debugging the programs; nothing in a build without the feature.

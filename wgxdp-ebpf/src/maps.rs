@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use wgxdp_common::abi::{DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES};
+use wgxdp_common::abi::{DEFAULT_MAX_PEERS, MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES};
 use wgxdp_common::count::{PathCount, REASON_COUNTS as REASONS};
 use wgxdp_common::table::{Config, EndpointKey, EndpointRef, Path, Peer, PeerState, ProbeSlot, Proof, UplinkFlags};
 
@@ -15,7 +15,7 @@ const PATH_ENTRIES: u32 = PEER_ENTRIES * MAX_PATHS_PER_PEER as u32;
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(2, 0);
 #[map]
 pub(crate) static GENERATION: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-// The only hash table; its entries are replaced, never edited.
+// Entries of hash tables are replaced, never edited.
 #[map]
 pub(crate) static ENDPOINTS: HashMap<EndpointKey, EndpointRef> = HashMap::with_max_entries(PATH_ENTRIES, 0);
 #[map]
@@ -34,6 +34,8 @@ pub(crate) static PROBES: Array<ProbeSlot> = Array::with_max_entries(PATH_ENTRIE
 pub(crate) static PATH_COUNTS: PerCpuArray<PathCount> = PerCpuArray::with_max_entries(PATH_ENTRIES, 0);
 #[map]
 pub(crate) static REASON_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
+#[map]
+pub(crate) static CLAMP: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TUNNELS as u32, 0);
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RECORDS_BYTES, 0);
 

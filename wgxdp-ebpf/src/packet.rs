@@ -32,13 +32,13 @@ const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 50, 51, 60];
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Ipv4 {
-    version_ihl: u8,
+    pub(crate) version_ihl: u8,
     tos: u8,
-    total_len: u16,
+    pub(crate) total_len: u16,
     id: u16,
-    fragment: u16,
+    pub(crate) fragment: u16,
     ttl: u8,
-    protocol: u8,
+    pub(crate) protocol: u8,
     pub(crate) checksum: u16,
     pub(crate) source: u32,
     pub(crate) destination: u32,
@@ -49,8 +49,8 @@ pub(crate) struct Ipv4 {
 #[derive(Clone, Copy)]
 pub(crate) struct Ipv6 {
     version_class_flow: u32,
-    payload_len: u16,
-    next_header: u8,
+    pub(crate) payload_len: u16,
+    pub(crate) next_header: u8,
     hop_limit: u8,
     pub(crate) source: [u32; 4],
     pub(crate) destination: [u32; 4],

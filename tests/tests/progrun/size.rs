@@ -10,7 +10,7 @@ const MOST: u32 = 200_000;
 #[test]
 fn the_verifier_walks_few_enough_instructions() {
     let Some(mut fixture) = Fixture::new() else { return };
-    for hook in [Hook::Steer, Hook::Restore] {
+    for hook in [Hook::Steer, Hook::Restore, Hook::ClampEgress] {
         let info = fixture
             .dataplane
             .program(hook)

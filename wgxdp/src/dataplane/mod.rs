@@ -25,7 +25,9 @@ use std::path::PathBuf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError};
-use wgxdp_common::abi::{MAP_CONFIG, MAP_ENDPOINTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::abi::{
+    MAP_CLAMP, MAP_CONFIG, MAP_ENDPOINTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_CLAMP_MSS, PROGRAM_RESTORE, PROGRAM_STEER,
+};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::{
@@ -110,6 +112,7 @@ pub struct Dataplane {
     ebpf: Ebpf,
     config: Array<MapData, Config>,
     endpoints: HashMap<MapData, EndpointKey, EndpointRef>,
+    clamp: HashMap<MapData, u32, u32>,
     tables: Tables,
     attachments: Attachments,
 }
@@ -121,7 +124,7 @@ impl Dataplane {
     /// When the object or the kernel refuses.
     pub fn load(max_peers: u32, pins: Pins) -> Result<Self, Error> {
         let mut ebpf = load_programs(max_peers)?;
-        for program in [PROGRAM_STEER, PROGRAM_RESTORE] {
+        for program in [PROGRAM_STEER, PROGRAM_RESTORE, PROGRAM_CLAMP_MSS] {
             classifier(&mut ebpf, program)?.load().map_err(|e| Error::Program {
                 program,
                 source: Box::new(e),
@@ -130,10 +133,12 @@ impl Dataplane {
         let tables = Tables::open(&ebpf)?;
         let config = typed(&ebpf, MAP_CONFIG, Map::Array)?;
         let endpoints = typed(&ebpf, MAP_ENDPOINTS, Map::HashMap)?;
+        let clamp = typed(&ebpf, MAP_CLAMP, Map::HashMap)?;
         Ok(Self {
             ebpf,
             config,
             endpoints,
+            clamp,
             tables,
             attachments: Attachments::new(pins),
         })
@@ -194,14 +199,29 @@ impl Dataplane {
     /// # Errors
     /// When the map cannot be written.
     pub fn remove_endpoint(&mut self, key: &EndpointKey) -> Result<(), Error> {
-        match self.endpoints.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => grace_period(),
-            Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(Error::Map {
-                map: MAP_ENDPOINTS,
-                source,
-            }),
+        if removed(self.endpoints.remove(key), MAP_ENDPOINTS)? {
+            grace_period()?;
         }
+        Ok(())
+    }
+
+    /// Sets the largest inner packet in bytes that TCP may send through the tunnel of this interface.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn set_clamp(&mut self, ifindex: u32, inner: u32) -> Result<(), Error> {
+        self.clamp.insert(ifindex, inner, 0).map_err(|source| Error::Map {
+            map: MAP_CLAMP,
+            source,
+        })
+    }
+
+    /// Lets TCP send what it likes through the tunnel of this interface. One that was not clamped is fine.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn remove_clamp(&mut self, ifindex: u32) -> Result<(), Error> {
+        removed(self.clamp.remove(&ifindex), MAP_CLAMP).map(drop)
     }
 
     /// Sets the reasons against an uplink: one write, whatever the number of peers.
@@ -291,6 +311,16 @@ impl Dataplane {
     #[cfg(feature = "bpf-log")]
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+}
+
+/// Whether an entry was there to be removed.
+fn removed(outcome: Result<(), MapError>, map: &'static str) -> Result<bool, Error> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Map { map, source }),
     }
 }
 

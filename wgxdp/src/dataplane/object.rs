@@ -61,7 +61,7 @@ pub fn load_programs(max_peers: u32) -> Result<Ebpf, Error> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use wgxdp_common::abi::{MAPS, PROGRAM_RESTORE, PROGRAM_STEER};
+    use wgxdp_common::abi::{MAPS, PROGRAM_CLAMP_MSS, PROGRAM_RESTORE, PROGRAM_STEER};
 
     use super::*;
 
@@ -100,10 +100,9 @@ mod tests {
         let maps: BTreeSet<_> = in_section("maps").into_iter().filter(|name| *name != "maps").collect();
         assert_eq!(maps, named(MAPS.into()));
         let programs = in_section("classifier");
-        assert!(
-            programs.contains(PROGRAM_STEER) && programs.contains(PROGRAM_RESTORE),
-            "{programs:?}"
-        );
+        for program in [PROGRAM_STEER, PROGRAM_RESTORE, PROGRAM_CLAMP_MSS] {
+            assert!(programs.contains(program), "{program} is not in {programs:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!     maps/CONFIG …                every map
 //!     links/steer-<ifindex>        tcx links; a restarted daemon updates them in place
 //!     links/restore-<ifindex>
+//!     links/clamp_mss-ingress-<ifindex>, links/clamp_mss-egress-<ifindex>
 //! ```
 
 use std::path::{Path, PathBuf};
