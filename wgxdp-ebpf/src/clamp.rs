@@ -211,14 +211,7 @@ fn lower(ctx: &TcContext, syn: Syn, offset: u32, most: u16) {
 fn load<T: Wire>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: a helper on the valid context; it checks the offset and writes `T`'s size to memory that holds a `T`.
-    let result = unsafe {
-        bpf_skb_load_bytes(
-            skb.cast(),
-            offset,
-            value.as_mut_ptr().cast(),
-            size_of::<T>() as u32,
-        )
-    };
+    let result = unsafe { bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) };
     // SAFETY: the helper succeeded, so every byte is written, and any bits are a `T`.
     (result == 0).then(|| unsafe { value.assume_init() })
 }

@@ -1,7 +1,8 @@
 //! The command line: what can be typed, and how it becomes a validated [`Config`].
 //!
 //! `wgxdp run` takes its configuration from one place: `--config FILE`, or `--tunnel` and `--uplink`, or with neither
-//! [`config::DEFAULT_FILE`]. A file and flags together are refused, so that nobody has to know which of the two wins.
+//! [`config::DEFAULT_FILE`]. A file and flags together are refused, so that nobody has to know which of the two wins; `--max-clients` alone, a matter of
+//! this host's memory, goes with both and wins.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;

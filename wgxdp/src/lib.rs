@@ -12,4 +12,5 @@ pub mod mtu;
 pub mod preflight;
 pub mod prober;
 pub mod snapshot;
+mod state_file;
 pub mod status;

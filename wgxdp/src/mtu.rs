@@ -32,7 +32,11 @@ impl Family {
     /// The family of packets to this address; an IPv4-mapped one is IPv4.
     #[must_use]
     pub fn of(ip: std::net::IpAddr) -> Self {
-        if ip.to_canonical().is_ipv4() { Self::V4 } else { Self::V6 }
+        if ip.to_canonical().is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
     }
 
     /// Bytes of its header without options.
@@ -84,6 +88,14 @@ pub const fn inner(path: u32, family: Family) -> u32 {
 #[must_use]
 pub const fn clamped(tunnel: u32, fits: u32) -> u32 {
     if tunnel <= fits { tunnel } else { fits - fits % PADDING }
+}
+
+/// What a tunnel that was of MTU `original` is set to: what fits, and no more than it was. Not less than IPv6 needs if the tunnel carries that: the kernel
+/// would remove its IPv6 addresses, and they would not come back with the MTU.
+#[must_use]
+pub fn lowered(original: u32, fits: u32, v6: bool) -> u32 {
+    let least = if v6 { IPV6_LEAST } else { 0 };
+    original.min(fits.max(least))
 }
 
 #[cfg(test)]
@@ -163,6 +175,22 @@ mod tests {
                     "{inner} of {tunnel} in {fits} wastes"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_tunnel_is_lowered_to_what_fits_never_raised_and_ipv6_in_it_lives() {
+        let rows = [
+            ((1420, 1340, false), 1340),
+            ((1420, 1340, true), 1340),
+            ((1420, 1440, false), 1420),
+            ((1420, 1200, false), 1200),
+            ((1420, 1200, true), 1280),
+            // It was too small for IPv6 before us.
+            ((1240, 1200, true), 1240),
+        ];
+        for ((original, fits, v6), expected) in rows {
+            assert_eq!(lowered(original, fits, v6), expected, "{original} {fits} {v6}");
         }
     }
 

@@ -40,11 +40,21 @@ fn options(parts: &[&[u8]]) -> Vec<u8> {
 }
 
 fn v4(flags: u8, parts: &[&[u8]]) -> Frame {
-    Frame::tcp(socket("10.57.0.1:40000"), socket("10.57.0.2:80"), flags, &options(parts))
+    Frame::tcp(
+        socket("10.57.0.1:40000"),
+        socket("10.57.0.2:80"),
+        flags,
+        &options(parts),
+    )
 }
 
 fn v6(flags: u8, parts: &[&[u8]]) -> Frame {
-    Frame::tcp(socket("[fd00::1]:40000"), socket("[fd00::2]:80"), flags, &options(parts))
+    Frame::tcp(
+        socket("[fd00::1]:40000"),
+        socket("[fd00::2]:80"),
+        flags,
+        &options(parts),
+    )
 }
 
 /// The fixture with a clamped interface.
@@ -74,16 +84,7 @@ type Row = (&'static str, Frame, Frame);
 
 fn lowered() -> [Row; 10] {
     let (large, small4, small6) = (mss(1460), mss(V4_MOST), mss(V6_MOST));
-    let linux = |value| {
-        [
-            &mss(value)[..],
-            &SACK_PERMITTED,
-            &TIMESTAMPS,
-            &NOP,
-            &WINDOW_SCALE,
-        ]
-        .concat()
-    };
+    let linux = |value| [&mss(value)[..], &SACK_PERMITTED, &TIMESTAMPS, &NOP, &WINDOW_SCALE].concat();
     let behind = |value| [&SACK_PERMITTED[..], &TIMESTAMPS, &WINDOW_SCALE, &NOP, &mss(value)].concat();
     [
         ("a SYN of IPv4", v4(SYN, &[&large]), v4(SYN, &[&small4])),
@@ -131,12 +132,7 @@ fn the_mss_of_a_syn_is_lowered_to_what_fits_and_the_checksum_with_it() {
     }
     for large in [V4_MOST + 1, 1460, 8960, 0xffff] {
         let (input, output) = (v4(SYN, &[&NOP, &mss(large)]), v4(SYN, &[&NOP, &mss(V4_MOST)]));
-        check(
-            &mut fixture,
-            &format!("{large}"),
-            &input.build_ip(),
-            &output.build_ip(),
-        );
+        check(&mut fixture, &format!("{large}"), &input.build_ip(), &output.build_ip());
     }
 }
 

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::reader::Placed;
-use super::value::{InterfaceName, PeerName, Policy, ProbeKind, Profile, Protect, PublicKey, TunnelMtu, UplinkName, XdpMode};
+use super::value::{
+    InterfaceName, PeerName, Policy, ProbeKind, Profile, Protect, PublicKey, TunnelMtu, UplinkName, XdpMode,
+};
 use super::{Detection, FamilyChoice, Place};
 
 #[derive(Debug)]

@@ -9,12 +9,16 @@
 //! Everything that can be refused is refused before anything is touched. What fails later leads to the same clean-up as the end of the
 //! daemon and as `wgxdp down`: it removes what can be proven to be ours, whichever run of ours left it.
 
+mod advice;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 mod cleanup;
+mod mtu;
 mod observe;
+mod originals;
 mod peers;
 mod plan;
+mod refuse;
 mod serve;
 mod tunnels;
 mod uplink;
@@ -38,12 +42,14 @@ use crate::engine::{self, Action, Engine, Input};
 use crate::host::anchor::{self, Anchor};
 use crate::host::neighbour::Neighbours;
 use crate::host::netlink::Netlink;
+use crate::host::view::View;
 use crate::host::watch::Watch;
 use crate::host::{self, wireguard};
 use crate::prober::Prober;
 
 pub use cleanup::{CleanUp, clean_up};
 use plan::{PathPlan, PeerPlan, PlanError};
+pub use refuse::Refusal;
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +69,9 @@ pub enum Error {
     /// The configuration and the tunnels do not fit.
     #[error("{0}")]
     Plan(String),
+    /// The configuration and the uplinks do not fit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// An uplink's device does not exist.
     #[error("uplink {name}: there is no interface {interface}; `ip link` lists what there is")]
     NoInterface {
@@ -138,6 +147,7 @@ struct PathRuntime {
 /// A running daemon.
 pub struct Daemon {
     config: Config,
+    netlink: Netlink,
     watch: Watch,
     anchor: Anchor,
     neighbours: Neighbours,
@@ -148,6 +158,7 @@ pub struct Daemon {
     names: engine::Names,
     max_peers: u32,
     uplinks: Vec<UplinkRuntime>,
+    mtus: mtu::Upkeep,
     tunnels: Vec<wireguard::Tunnel>,
     peers: BTreeMap<PeerId, PeerPlan>,
     paths: BTreeMap<PathId, PathRuntime>,
@@ -158,6 +169,7 @@ pub struct Daemon {
 /// What is known before anything is touched.
 struct Survey {
     watch: Watch,
+    view: View,
     tunnels: Vec<wireguard::Tunnel>,
     plans: BTreeSet<PeerPlan>,
     uplinks: Vec<UplinkRuntime>,
@@ -200,8 +212,11 @@ async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
             attached: None,
         });
     }
+    refuse::families(config, &plans, &uplinks, &view)?;
+    refuse::ipv6_mtus(config, &plans, &uplinks)?;
     Ok(Survey {
         watch,
+        view,
         tunnels,
         plans,
         uplinks,
@@ -241,6 +256,7 @@ impl Daemon {
     async fn start(config: Config, netlink: &Netlink, survey: Survey) -> Result<Self, Error> {
         let Survey {
             watch,
+            view,
             tunnels,
             plans,
             uplinks,
@@ -273,9 +289,11 @@ impl Daemon {
             first_sequence: u32::from(rand::random::<u16>()),
         };
         let mut daemon = Self {
+            netlink: netlink.clone(),
             neighbours: Neighbours::new(netlink),
             engine: Engine::new(settings, &[], monotonic_ns(), &mut Vec::new()),
             names: engine::Names::default(),
+            mtus: mtu::Upkeep::new(&config, &view),
             config,
             watch,
             anchor,
@@ -294,6 +312,7 @@ impl Daemon {
         if let Some(listener) = metrics {
             daemon.observed.serve(listener, &tables);
         }
+        daemon.unclamp(&view)?;
         daemon.install(plans).await?;
         Ok(daemon)
     }
@@ -324,6 +343,7 @@ impl Daemon {
         self.anchor.engage(&self.ports()).await?;
         self.refresh_endpoints().await;
         self.publish_names();
+        self.settle_mtus().await;
         self.describe();
         Ok(())
     }

@@ -253,3 +253,6 @@ pub(super) fn fallback(config: &Config) -> [u8; MAX_UPLINKS] {
     }
     order
 }
+
+#[cfg(test)]
+mod tests;

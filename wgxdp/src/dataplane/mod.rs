@@ -26,7 +26,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError};
 use wgxdp_common::abi::{
-    MAP_CLAMP, MAP_CONFIG, MAP_ENDPOINTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_CLAMP_MSS, PROGRAM_RESTORE, PROGRAM_STEER,
+    MAP_CLAMP, MAP_CONFIG, MAP_ENDPOINTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_CLAMP_MSS, PROGRAM_RESTORE,
+    PROGRAM_STEER,
 };
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Flags, Thresholds};
@@ -210,10 +211,9 @@ impl Dataplane {
     /// # Errors
     /// When the map is full.
     pub fn set_clamp(&mut self, ifindex: u32, inner: u32) -> Result<(), Error> {
-        self.clamp.insert(ifindex, inner, 0).map_err(|source| Error::Map {
-            map: MAP_CLAMP,
-            source,
-        })
+        self.clamp
+            .insert(ifindex, inner, 0)
+            .map_err(|source| Error::Map { map: MAP_CLAMP, source })
     }
 
     /// Lets TCP send what it likes through the tunnel of this interface. One that was not clamped is fine.

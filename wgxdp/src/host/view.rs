@@ -57,7 +57,9 @@ impl View {
             ways.sort_by_key(|way| way.rank);
             let mut seen = BTreeSet::new();
             for way in ways {
-                let Some(link) = links.get_mut(&way.index) else { continue };
+                let Some(link) = links.get_mut(&way.index) else {
+                    continue;
+                };
                 match way.gateway {
                     Some(IpAddr::V4(v4)) => _ = link.gateway4.get_or_insert(v4),
                     Some(IpAddr::V6(v6)) => _ = link.gateway6.get_or_insert(v6),
