@@ -33,6 +33,8 @@ pub struct Settings {
     pub probe_interval: Duration,
     /// How long a path must stay clean before traffic returns.
     pub hold_down: Duration,
+    /// Lines under `[[tunnel]]`.
+    pub tunnel: String,
     /// Appended to the file as it is.
     pub more: String,
 }
@@ -43,6 +45,7 @@ impl Default for Settings {
             // Under full emulation a probe's way through the guest takes as long as an interval here: there more time belongs between two.
             probe_interval: Duration::from_millis(if crate::privilege::emulated() { 100 } else { 20 }),
             hold_down: Duration::from_secs(1),
+            tunnel: String::new(),
             more: String::new(),
         }
     }
@@ -56,9 +59,10 @@ impl Settings {
             format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{name}\"\ncost = {cost}\n\n")
         });
         format!(
-            "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
+            "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n{}\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
              endpoints = [\"{}\"]\nprobe = {{ kind = \"icmp\", interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
             uplinks.concat(),
+            self.tunnel,
             lab.hub_public_key(),
             lab.hub_endpoint(),
             self.probe_interval.as_millis(),

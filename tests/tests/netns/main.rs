@@ -10,6 +10,7 @@ mod endures;
 mod laboratory;
 mod leaves_nothing;
 mod metrics;
+mod mtu;
 mod outlives;
 mod refuses;
 mod scene;
