@@ -108,8 +108,8 @@ fn an_automatic_mtu_follows_what_fits_and_is_put_back_at_the_end() -> Result<()>
     await_mtu(&lab.branch, FITS)?;
     set_mtu(&lab.branch, Uplink::A.name(), 1500)?;
     await_mtu(&lab.branch, TUNNEL_MTU)?;
-    set_mtu(&lab.branch, Uplink::B.name(), NARROW - 100)?;
-    await_mtu(&lab.branch, FITS - 100)?;
+    set_mtu(&lab.branch, Uplink::B.name(), NARROW - 50)?;
+    await_mtu(&lab.branch, FITS - 50)?;
     set_mtu(&lab.branch, Uplink::B.name(), NARROW)?;
     await_mtu(&lab.branch, FITS)?;
 
