@@ -46,6 +46,8 @@ pub(super) enum Advice {
         path: Tightest,
         /// Whether the tunnel carries IPv6.
         v6: bool,
+        /// Whether wgxdp would set it by itself, had not somebody else done so.
+        auto: bool,
     },
     /// The tunnel carries IPv6, and its MTU is too small for that.
     TunnelBelowIpv6 {
@@ -68,7 +70,9 @@ pub(super) enum Advice {
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge { tunnel, mtu, path, v6 } if *v6 && path.fits() < IPV6_LEAST => write!(
+            Self::TooLarge {
+                tunnel, mtu, path, v6, ..
+            } if *v6 && path.fits() < IPV6_LEAST => write!(
                 f,
                 "{tunnel}: MTU {mtu} is too large for {path}; {} would fit, but {tunnel} carries IPv6, which needs {IPV6_LEAST} (RFC 8200, \
                  section 5): raise the MTU of {} to {}, or leave that uplink out",
@@ -76,12 +80,24 @@ impl fmt::Display for Advice {
                 path.uplink,
                 IPV6_LEAST + path.family.overhead()
             ),
-            Self::TooLarge { tunnel, mtu, path, .. } => write!(
-                f,
-                "{tunnel}: MTU {mtu} is too large for {path}: full packets are fragmented or lost there; run `ip link set {tunnel} mtu {}`, \
-                 or write mtu = \"auto\" under [[tunnel]]",
-                path.fits()
-            ),
+            Self::TooLarge {
+                tunnel,
+                mtu,
+                path,
+                auto,
+                ..
+            } => {
+                let fits = path.fits();
+                write!(
+                    f,
+                    "{tunnel}: MTU {mtu} is too large for {path}: full packets are fragmented or lost there; run `ip link set {tunnel} mtu {fits}`"
+                )?;
+                f.write_str(if *auto {
+                    ""
+                } else {
+                    ", or write mtu = \"auto\" under [[tunnel]]"
+                })
+            }
             Self::TunnelBelowIpv6 { tunnel, mtu } => write!(
                 f,
                 "{tunnel}: MTU {mtu} is below {IPV6_LEAST}, the least that IPv6 needs (RFC 8200, section 5), but IPv6 is among its allowed IPs; \

@@ -160,6 +160,7 @@ impl Daemon {
                 mtu: link.mtu,
                 path,
                 v6,
+                auto,
             });
         }
         if v6_allowed && link.mtu < IPV6_LEAST {
@@ -224,6 +225,9 @@ impl Daemon {
             return Err(e.into());
         }
         mtus.managed.insert(link.index);
+        if original == Some(mtu) {
+            mtus.originals.forget(interface).map_err(remembering)?;
+        }
         info!("{interface}: MTU {} → {mtu}, the tightest path is {path}", link.mtu);
         Ok(mtu)
     }

@@ -17,6 +17,7 @@ fn each_advice_names_the_number_and_what_to_do() {
         mtu: 1420,
         path,
         v6,
+        auto: false,
     };
     let rows = [
         (
