@@ -138,7 +138,7 @@ struct Walk {
 fn mss_value(ctx: &TcContext, syn: Syn) -> Option<u32> {
     let mut walk = Walk {
         skb: ctx.skb.skb,
-        offset: syn.start + TCP,
+        offset: syn.start + TCP + unknown_zero(ctx),
         end: syn.end,
         found: 0,
     };
@@ -146,6 +146,15 @@ fn mss_value(ctx: &TcContext, syn: Syn) -> Option<u32> {
     // SAFETY: `step` has the signature that the helper wants, and `walk` lives through the call.
     unsafe { bpf_loop(MOST_OPTIONS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     (walk.found != 0).then_some(walk.found)
+}
+
+/// Zero, of which the verifier knows nothing. Kernels before 6.7 look at a single step of `bpf_loop` and take what is true of that one for true of all: from an
+/// offset whose lowest bits they know they conclude that the MSS is never at an odd one, and remove the code for it as dead.
+#[inline(always)]
+fn unknown_zero(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid for the whole run, and its length is one aligned word. Volatile, so that both reads are made.
+    let len = || unsafe { (&raw const (*ctx.skb.skb).len).read_volatile() };
+    len().wrapping_sub(len())
 }
 
 /// Looks at one option; 0 goes on, 1 ends the walk.
