@@ -35,6 +35,8 @@ pub struct Settings {
     pub hold_down: Duration,
     /// The uplinks' `xdp`; without it, the daemon's default.
     pub xdp: Option<&'static str>,
+    /// Lines under `[[tunnel]]`.
+    pub tunnel: String,
     /// Appended to the file as it is.
     pub more: String,
 }
@@ -46,6 +48,7 @@ impl Default for Settings {
             probe_interval: Duration::from_millis(if crate::privilege::emulated() { 100 } else { 20 }),
             hold_down: Duration::from_secs(1),
             xdp: None,
+            tunnel: String::new(),
             more: String::new(),
         }
     }
@@ -55,9 +58,10 @@ impl Settings {
     /// The file for `lab`.
     pub fn toml(&self, lab: &Lab) -> String {
         format!(
-            "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
+            "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n{}\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
              endpoints = [\"{}\"]\nprobe = {{ kind = \"icmp\", interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
             uplinks_toml(self.xdp),
+            self.tunnel,
             lab.hub_public_key(),
             lab.hub_endpoint(),
             self.probe_interval.as_millis(),

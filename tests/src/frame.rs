@@ -76,6 +76,18 @@ impl Frame {
         Self::new(source, destination, if v6 { 58 } else { 1 }, transport, Some((2, v6)))
     }
 
+    /// A TCP segment without payload, with these flags and these bytes of options (RFC 9293), a multiple of four.
+    #[must_use]
+    pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8, options: &[u8]) -> Self {
+        let mut transport = Vec::new();
+        transport.extend(source.port().to_be_bytes());
+        transport.extend(destination.port().to_be_bytes());
+        transport.extend([0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08]);
+        transport.extend([((20 + options.len()) / 4 * 16) as u8, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+        transport.extend(options);
+        Self::new(source.ip(), destination.ip(), 6, transport, Some((16, true)))
+    }
+
     /// Any other protocol.
     #[must_use]
     pub fn other(source: IpAddr, destination: IpAddr, protocol: u8) -> Self {
@@ -145,6 +157,12 @@ impl Frame {
     pub fn without_checksum(mut self) -> Self {
         self.zero_checksum = true;
         self
+    }
+
+    /// The bytes of the IP packet alone, as a device without link-layer header has it.
+    #[must_use]
+    pub fn build_ip(&self) -> Vec<u8> {
+        self.build().split_off(14)
     }
 
     /// The bytes.

@@ -15,6 +15,8 @@ pub const PROGRAM_RESTORE: &str = "restore";
 pub const PROGRAM_GUARD: &str = "guard";
 /// The same, run by the kernel behind the driver ("generic", "skb mode").
 pub const PROGRAM_GUARD_GENERIC: &str = "guard_generic";
+/// TC ingress and egress on a tunnel's WireGuard interface.
+pub const PROGRAM_CLAMP_MSS: &str = "clamp_mss";
 
 /// [`crate::table::Config`], two slots; [`MAP_GENERATION`] says which one is in force.
 pub const MAP_CONFIG: &str = "CONFIG";
@@ -50,11 +52,13 @@ pub const MAP_PROBES: &str = "PROBES";
 pub const MAP_PATH_COUNTS: &str = "PATH_COUNTS";
 /// `u64` by [`crate::count::reason_index`], per CPU.
 pub const MAP_REASON_COUNTS: &str = "REASON_COUNTS";
+/// The largest inner packet in bytes that TCP may send, a `u32` by the index of the tunnel's interface; no entry: any.
+pub const MAP_CLAMP: &str = "CLAMP";
 /// Ring buffer of [`crate::record::Record`].
 pub const MAP_RECORDS: &str = "RECORDS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 19] = [
     MAP_CONFIG,
     MAP_GENERATION,
     MAP_BUCKETS,
@@ -72,6 +76,7 @@ pub const MAPS: [&str; 18] = [
     MAP_PROBES,
     MAP_PATH_COUNTS,
     MAP_REASON_COUNTS,
+    MAP_CLAMP,
     MAP_RECORDS,
 ];
 

@@ -5,7 +5,7 @@
 //!
 //! A packet sees configuration whole. [`Config`] lives in two slots, of which one 64-bit word names the one in force; a slot is rewritten
 //! only after a grace period. A [`Path`]'s uplink and endpoint and a [`Peer`]'s canonical endpoint are written before anything refers to them
-//! and not changed while something does; what does change (`order`, `thresholds`, `flags`) is one aligned word each.
+//! and not changed while something does; what does change (`order`, `thresholds`, `flags`, `largest`) is one aligned word each.
 
 use crate::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 use crate::checksum::Difference;

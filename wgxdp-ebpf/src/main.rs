@@ -5,11 +5,13 @@
 //! | [`steer`](mod@steer) | TC egress of the anchor | gives WireGuard's packets and the probes their uplink |
 //! | [`restore`](mod@restore) | TC ingress of each uplink | gives arriving packets back the addresses that WireGuard knows |
 //! | [`guard`](mod@guard) | XDP of each uplink, where that can be | drops what cannot be WireGuard and notes proofs before a socket buffer is made |
+//! | [`clamp_mss`](mod@clamp) | TC ingress and egress of a tunnel | lowers the MSS of TCP connections to what fits |
 //!
-//! All end in an [`Outcome`](outcome::Outcome); nothing else counts packets or returns a code to the kernel.
+//! The first three end in an [`Outcome`](outcome::Outcome); nothing else counts packets. The last passes every packet on.
 #![no_std]
 #![no_main]
 
+mod clamp;
 mod clients;
 mod config;
 mod endpoints;
@@ -54,8 +56,8 @@ fn guard(ctx: XdpContext) -> xdp_action::Type {
     guarded::<false>(&ctx, PROGRAM_GUARD)
 }
 
-/// XDP on an uplink, run by the kernel. Not "frags": for such a program the kernel copies frames to new socket buffers without their `mac_len`
-/// (`skb_pp_cow_data`, seen on 6.18), and behind it `restore` finds packets that begin with their IP header. For this one it makes them linear.
+/// XDP on an uplink, run by the kernel. Not "frags": behind such a program `restore` finds packets without their link-layer header's length
+/// (seen on 6.18). For this one the kernel makes frames linear.
 #[xdp]
 fn guard_generic(ctx: XdpContext) -> xdp_action::Type {
     guarded::<true>(&ctx, PROGRAM_GUARD_GENERIC)
@@ -68,6 +70,13 @@ fn guarded<const MERGED: bool>(ctx: &XdpContext, program: &str) -> xdp_action::T
     };
     log(ctx, program, outcome);
     outcome.xdp_action()
+}
+
+/// TC ingress and egress on a tunnel's WireGuard interface.
+#[classifier]
+fn clamp_mss(ctx: TcContext) -> i32 {
+    clamp::clamp(&ctx);
+    outcome::NEXT
 }
 
 /// A line for each packet, for debugging the programs; nothing in a build without the feature.

@@ -5,8 +5,8 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use wgxdp_common::abi::{
-    DEFAULT_MAX_CLIENTS, DEFAULT_MAX_PEERS, MAX_LOCALS, MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES,
-    SESSIONS_PER_CLIENT,
+    DEFAULT_MAX_CLIENTS, DEFAULT_MAX_PEERS, MAX_LOCALS, MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS, PROBE_SLOTS,
+    RECORDS_BYTES, SESSIONS_PER_CLIENT,
 };
 use wgxdp_common::client::{HandshakeKey, Local, LocalId, SessionKey, Whereabouts};
 use wgxdp_common::count::{PathCount, REASON_COUNTS as REASONS};
@@ -60,6 +60,8 @@ static WGXDP_PROBE_SLOTS: Global<u32> = Global::new(PROBE_SLOTS);
 pub(crate) static PATH_COUNTS: PerCpuArray<PathCount> = PerCpuArray::with_max_entries(PATH_ENTRIES, 0);
 #[map]
 pub(crate) static REASON_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
+#[map]
+pub(crate) static CLAMP: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TUNNELS as u32, 0);
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RECORDS_BYTES, 0);
 

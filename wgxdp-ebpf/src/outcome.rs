@@ -14,14 +14,17 @@ pub(crate) struct Outcome {
     pub(crate) reason: Reason,
 }
 
+/// The packet goes on, and the programs behind ours run: "next" in tcx (−1), which clsact's direct action knows as "unspecified" and
+/// continues with, too.
+pub(crate) const NEXT: i32 = TC_ACT_UNSPEC;
+
 impl Outcome {
-    /// Counts the packet and says what the kernel shall do with it. `Pass` lets the programs behind ours run: "next" in tcx (−1),
-    /// which clsact's direct action knows as "unspecified" and continues with, too.
+    /// Counts the packet and says what the kernel shall do with it.
     #[inline(always)]
     pub(crate) fn verdict(self) -> i32 {
         self.count();
         match self.reason.verdict() {
-            Verdict::Pass => TC_ACT_UNSPEC,
+            Verdict::Pass => NEXT,
             Verdict::Redirect => TC_ACT_REDIRECT,
             Verdict::Drop => TC_ACT_SHOT,
         }

@@ -1,9 +1,11 @@
 //! The command line: what can be typed, and how it becomes a validated [`Config`].
 //!
 //! `wgxdp run` takes its configuration from one place: `--config FILE`, or `--tunnel` and `--uplink`, or with neither
-//! [`config::DEFAULT_FILE`]. A file and flags together are refused, so that nobody has to know which of the two wins.
+//! [`config::DEFAULT_FILE`]. A file and flags together are refused, so that nobody has to know which of the two wins; `--max-clients` alone, a matter of
+//! this host's memory, goes with both and wins.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -42,8 +44,8 @@ pub struct Cli {
 pub enum Command {
     /// Protect tunnels until interrupted, then remove everything that was added
     #[command(
-        override_usage = "wgxdp run [--config FILE]\n       \
-                          wgxdp run --tunnel INTERFACE --uplink [NAME=]INTERFACE [--uplink …] [--profile PROFILE] [--metrics ADDR:PORT]",
+        override_usage = "wgxdp run [--config FILE] [--max-clients N]\n       \
+                          wgxdp run --tunnel INTERFACE --uplink [NAME=]INTERFACE [--uplink …] [--profile PROFILE] [--metrics ADDR:PORT] [--max-clients N]",
         long_about = "Protects tunnels until interrupted (Ctrl-C or SIGTERM), then removes everything that it added and nothing else. \
                       Say what to protect with a file, or with flags; with neither it reads /etc/wgxdp/wgxdp.toml.",
         after_help = "Examples:\n  \
@@ -68,7 +70,7 @@ pub enum Command {
 /// Arguments of `wgxdp run`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct RunArgs {
-    /// Configuration file; excludes the other options [default: /etc/wgxdp/wgxdp.toml]
+    /// Configuration file; excludes the other options but --max-clients [default: /etc/wgxdp/wgxdp.toml]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tunnel", "uplink", "profile", "metrics"])]
     pub config: Option<PathBuf>,
     /// WireGuard interface to protect; may be given several times
@@ -85,6 +87,9 @@ pub struct RunArgs {
     /// Serve metrics at this address, such as 127.0.0.1:9587
     #[arg(long, value_name = "ADDR:PORT", requires = "tunnel")]
     pub metrics: Option<SocketAddr>,
+    /// Learned clients to remember, the latest ones; wins over the file [default: 65536]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(clients()))]
+    pub max_clients: Option<u32>,
 }
 
 /// Arguments of `wgxdp status`.
@@ -109,6 +114,14 @@ impl RunArgs {
     /// # Errors
     /// There is nothing to read, or it is not valid.
     pub fn to_config(&self, default: &Path) -> Result<Config, ConfigError> {
+        let config = self.base_config(default)?;
+        Ok(match self.max_clients {
+            Some(max_clients) => config.with_max_clients(max_clients),
+            None => config,
+        })
+    }
+
+    fn base_config(&self, default: &Path) -> Result<Config, ConfigError> {
         if let Some(path) = &self.config {
             return Config::from_file(path);
         }
@@ -118,6 +131,7 @@ impl RunArgs {
                 uplinks: self.uplink.clone(),
                 profile: self.profile.unwrap_or(Profile::Balanced),
                 metrics: self.metrics,
+                max_clients: config::DEFAULT_MAX_CLIENTS,
             });
         }
         match Config::from_file(default) {
@@ -137,6 +151,11 @@ impl CheckArgs {
     pub fn to_config(&self) -> Result<Config, ConfigError> {
         Config::from_file(&self.config)
     }
+}
+
+/// [`config::MAX_CLIENTS`] as the parser wants it.
+fn clients() -> RangeInclusive<i64> {
+    i64::from(*config::MAX_CLIENTS.start())..=i64::from(*config::MAX_CLIENTS.end())
 }
 
 fn profiles() -> impl TypedValueParser<Value = Profile> {

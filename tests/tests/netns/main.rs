@@ -14,6 +14,7 @@ mod kinds;
 mod laboratory;
 mod leaves_nothing;
 mod metrics;
+mod mtu;
 mod outlives;
 mod refuses;
 mod scale;

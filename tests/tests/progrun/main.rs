@@ -1,7 +1,7 @@
 //! Tables for BPF_PROG_TEST_RUN on the running kernel: rows of input packet → reason, verdict and exact output packet, for `steer`, `restore` and
-//! `guard`,
-//! in both address families, with the negatives beside them.
+//! `guard` and `clamp_mss`, in both address families, with the negatives beside them.
 
+mod clamp;
 mod clients;
 mod fixture;
 mod guard;

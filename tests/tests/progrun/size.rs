@@ -11,7 +11,7 @@ const MOST: u32 = 200_000;
 #[test]
 fn the_verifier_walks_few_enough_instructions() {
     let Some(mut fixture) = Fixture::new() else { return };
-    for hook in [Hook::Steer, Hook::Restore] {
+    for hook in [Hook::Steer, Hook::Restore, Hook::ClampEgress] {
         let program = fixture.dataplane.program(hook).expect("the program is in the object");
         check(hook.program(), &program.info().expect("its description"));
     }

@@ -46,6 +46,39 @@ fn flags_become_a_configuration_in_their_order() {
 }
 
 #[test]
+fn the_flag_for_clients_wins_over_the_file_and_goes_with_either() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wgxdp.toml");
+    let text = "max-clients = 7\n[[uplink]]\ninterface = 'eth0'\n[[tunnel]]\ninterface = 'wg0'\n";
+    std::fs::write(&path, text).unwrap();
+    let rows = [
+        (format!("run --config {}", path.display()), 7),
+        (format!("run --config {} --max-clients 9", path.display()), 9),
+        ("run".into(), 7),
+        ("run --max-clients 9".into(), 9),
+        ("run --tunnel wg0 --uplink eth0".into(), 65_536),
+        (
+            "run --tunnel wg0 --uplink eth0 --max-clients 16777216".into(),
+            16_777_216,
+        ),
+    ];
+    for (line, clients) in rows {
+        let config = run(&line).to_config(&path).unwrap();
+        assert_eq!(config.max_clients(), clients, "{line}");
+    }
+    for (value, why) in [
+        ("0", "0 is not in 1..=16777216"),
+        ("16777217", "16777217 is not in 1..=16777216"),
+    ] {
+        let message = refused(&format!("run --max-clients {value}"));
+        assert!(
+            message.contains("'--max-clients <N>'") && message.contains(why),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn a_named_file_is_read_and_so_is_the_default_one_where_nothing_is_said() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wgxdp.toml");

@@ -50,7 +50,6 @@ pub(super) fn parse(
 
 /// An address that one host can have, and that can be meant outside of this one.
 fn unicast(ip: IpAddr) -> Result<(), &'static str> {
-    let mapped = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     if ip.is_unspecified() {
         Err("the unspecified address belongs to no host; give a real one")
@@ -60,11 +59,16 @@ fn unicast(ip: IpAddr) -> Result<(), &'static str> {
         Err("the broadcast address belongs to no single host; give a unicast one")
     } else if ip.is_loopback() {
         Err("a loopback address leads nowhere beyond this host; give one that is reachable over an uplink")
-    } else if mapped {
+    } else if is_mapped(ip) {
         Err("this is an IPv4 address in IPv6 clothes; write it as IPv4")
     } else {
         Ok(())
     }
+}
+
+/// An IPv4 address written as IPv6 (RFC 4291, section 2.5.5.2): one endpoint would have two names.
+const fn is_mapped(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
 fn routable(ip: IpAddr) -> Result<(), &'static str> {
@@ -103,6 +107,9 @@ pub(super) fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
         Err(_) if socket.ip().is_unspecified() => Err("has the unspecified address; give the peer's"),
         Err(_) if socket.ip().is_multicast() => Err("has a multicast address; WireGuard peers are unicast"),
         Err(_) if socket.ip().is_loopback() => Err("has a loopback address, which no uplink leads to; give the peer's"),
+        Err(_) if is_mapped(socket.ip()) => {
+            Err("has an IPv4 address in IPv6 clothes; write it as IPv4, such as \"198.51.100.1:51820\"")
+        }
         Err(_) => Err("has no address that is routable and unicast; give the peer's"),
     }
 }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::reader::Placed;
-use super::value::{InterfaceName, PeerName, Policy, ProbeKind, Profile, Protect, PublicKey, UplinkName, XdpMode};
+use super::value::{
+    InterfaceName, PeerName, Policy, ProbeKind, Profile, Protect, PublicKey, TunnelMtu, UplinkName, XdpMode,
+};
 use super::{Detection, FamilyChoice, Place};
 
 #[derive(Debug)]
@@ -13,6 +15,7 @@ pub(super) struct Draft {
     pub(super) profile: Profile,
     pub(super) uplinks: Vec<Option<DraftUplink>>,
     pub(super) tunnels: Vec<Option<DraftTunnel>>,
+    pub(super) max_clients: u32,
     pub(super) detection: Detection,
     pub(super) metrics: Option<SocketAddr>,
 }
@@ -22,6 +25,7 @@ pub(super) struct DraftUplink {
     pub(super) name: Placed<UplinkName>,
     pub(super) interface: Placed<InterfaceName>,
     pub(super) cost: Option<u32>,
+    pub(super) mtu: Option<Placed<u32>>,
     pub(super) v4: FamilyChoice<Ipv4Addr>,
     pub(super) v6: FamilyChoice<Ipv6Addr>,
     pub(super) metered: Option<Placed<bool>>,
@@ -33,6 +37,8 @@ pub(super) struct DraftTunnel {
     pub(super) interface: Placed<InterfaceName>,
     pub(super) policy: Policy,
     pub(super) protect: Option<Placed<Protect>>,
+    pub(super) mtu: Option<TunnelMtu>,
+    pub(super) clamp_mss: bool,
     pub(super) peers: Vec<Option<DraftPeer>>,
 }
 

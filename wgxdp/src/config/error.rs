@@ -8,6 +8,7 @@ use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 
 use super::file::MAX_BYTES;
 use super::value::ValueError;
+use crate::mtu::IPV6_LEAST;
 
 /// Where something stands. The order is that of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -289,25 +290,18 @@ pub enum Fault {
     /// A setting that its probe has no use for.
     #[error("an icmp probe has no port; remove it")]
     ProbePort,
-    /// Endpoints of a peer in both address families.
+    /// A tunnel's MTU as a number.
     #[error(
-        "endpoint {found} is {family}, but the peer's first is not: WireGuard knows one endpoint, and IPv4 is not translated \
-         to IPv6 in this version; keep one family"
+        "mtu cannot be a number here: set it in WireGuard's own configuration (MTU = … for wg-quick), or write mtu = \"auto\" to \
+         have wgxdp lower it to what fits while it runs"
     )]
-    MixedFamilies {
-        /// The endpoint.
-        found: String,
-        /// Its family.
-        family: &'static str,
-    },
-    /// A probe's target in another family than the peer's endpoints.
-    #[error("target {found} is {family}, but the peer's endpoints are not; give a target of their family")]
-    TargetFamily {
-        /// The target.
-        found: String,
-        /// Its family.
-        family: &'static str,
-    },
+    TunnelMtu,
+    /// An uplink for IPv6 on which IPv6 cannot be.
+    #[error(
+        "mtu {0} is below {IPV6_LEAST}, the least that IPv6 needs (RFC 8200, section 5), but the uplink's {1} names an IPv6 address; \
+         raise the one or remove the other"
+    )]
+    Ipv6Mtu(u32, &'static str),
     /// Two of a kind where there can be only one.
     #[error("{what} {found:?} is already used {other}; {advice}")]
     Duplicate {

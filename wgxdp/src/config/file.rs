@@ -10,13 +10,17 @@ use std::time::Duration;
 use super::draft::{Draft, DraftPeer, DraftProbe, DraftTunnel, DraftUplink};
 use super::error::{ConfigError, Fault};
 use super::reader::{Placed, Report, Table, Value, excerpt};
-use super::value::{Profile, UplinkName, XdpMode};
-use super::{AddressChoice, Config, Detection, FamilyChoice, GatewayChoice, address, validate};
+use super::value::{Profile, TunnelMtu, UplinkName, XdpMode};
+use super::{
+    AddressChoice, Config, DEFAULT_MAX_CLIENTS, Detection, FamilyChoice, GatewayChoice, MAX_CLIENTS, address, validate,
+};
 
 /// Longest file that is read.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 /// From one probe to the next. The kernel remembers 64 probes, and thresholds are 32 bits of microseconds.
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(60);
+/// Path MTUs: every host takes an IPv4 packet of 576 bytes (RFC 791), and none is longer than 65,535.
+const MTUS: RangeInclusive<u32> = 576..=65_535;
 /// Hold-downs.
 const HOLD_DOWNS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 
@@ -43,6 +47,9 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
 fn read(root: &toml::de::DeTable<'_>, report: &mut Report<'_>) -> Draft {
     let mut root = Table::root(root);
     let profile = root.get("profile", report).and_then(|value| value.word(report));
+    let max_clients = root.get("max-clients", report);
+    let max_clients =
+        max_clients.and_then(|value| value.whole(MAX_CLIENTS, "a whole number from 1 to 16777216", report));
     let uplinks = root
         .get("uplink", report)
         .map(|value| value.tables("[[uplink]]", "write [[uplink]] above each uplink's keys", report));
@@ -68,6 +75,7 @@ fn read(root: &toml::de::DeTable<'_>, report: &mut Report<'_>) -> Draft {
         profile: profile.map_or(Profile::Balanced, |placed| placed.value),
         uplinks: items(uplinks, report, uplink),
         tunnels: items(tunnels, report, tunnel),
+        max_clients: max_clients.map_or(DEFAULT_MAX_CLIENTS, |placed| placed.value),
         detection: detection.map_or_else(Detection::default, |table| self::detection(table, report)),
         metrics: metrics.and_then(|table| self::metrics(table, report)),
     }
@@ -104,7 +112,10 @@ fn uplink(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftUpli
         .map(|value| value.parsed("a label in quotes", report));
     let interface = table.need("interface", "interface = \"eth0\"", report);
     let interface = interface.and_then(|value| value.parsed("the name of an interface in quotes", report));
-    let cost = table.get("cost", report).and_then(|value| value.whole(report));
+    let cost = table.get("cost", report);
+    let cost = cost.and_then(|value| value.whole(0..=u32::MAX, "a whole number from 0 to 4294967295", report));
+    let mtu = table.get("mtu", report);
+    let mtu = mtu.and_then(|value| value.whole(MTUS, "a whole number of bytes from 576 to 65535", report));
     let (mut v4, mut v6) = (FamilyChoice::AUTO, FamilyChoice::AUTO);
     if let Some(value) = table.get("address", report) {
         for ip in pair(value, "address", &["auto"], address::source, report) {
@@ -162,7 +173,8 @@ fn uplink(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftUpli
     (report.problems.len() == before).then_some(DraftUplink {
         name,
         interface,
-        cost,
+        cost: cost.map(|placed| placed.value),
+        mtu,
         v4,
         v6,
         metered,
@@ -229,6 +241,8 @@ fn tunnel(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftTunn
     let interface = interface.and_then(|value| value.parsed("the name of an interface in quotes", report));
     let policy = table.get("policy", report).and_then(|value| value.word(report));
     let protect = table.get("protect", report).and_then(|value| value.word(report));
+    let mtu = table.get("mtu", report).and_then(|value| tunnel_mtu(value, report));
+    let clamp_mss = table.get("clamp-mss", report).and_then(|value| value.boolean(report));
     let peers = table.get("peer", report).map(|value| {
         value.tables(
             "[[tunnel.peer]]",
@@ -244,8 +258,19 @@ fn tunnel(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftTunn
         interface,
         policy: policy.map_or(super::Policy::Failover, |placed| placed.value),
         protect,
+        mtu,
+        clamp_mss: clamp_mss.is_some_and(|placed| placed.value),
         peers,
     })
+}
+
+/// A number would be a second place that says what WireGuard's configuration says.
+fn tunnel_mtu(value: Value<'_, '_>, report: &mut Report<'_>) -> Option<TunnelMtu> {
+    if value.is_whole() {
+        report.add(value.place, Fault::TunnelMtu);
+        return None;
+    }
+    value.word(report).map(|placed| placed.value)
 }
 
 fn peer(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftPeer> {

@@ -20,6 +20,8 @@ pub struct Flags {
     pub profile: Profile,
     /// `--metrics`.
     pub metrics: Option<SocketAddr>,
+    /// `--max-clients`.
+    pub max_clients: u32,
 }
 
 /// `INTERFACE`, or `NAME=INTERFACE` (split at the first `=`).
@@ -60,6 +62,7 @@ impl Flags {
                     value: flag.interface.clone(),
                 },
                 cost: None,
+                mtu: None,
                 v4: FamilyChoice::AUTO,
                 v6: FamilyChoice::AUTO,
                 metered: None,
@@ -74,6 +77,8 @@ impl Flags {
                 },
                 policy: Policy::Failover,
                 protect: None,
+                mtu: None,
+                clamp_mss: false,
                 peers: Vec::new(),
             })
         };
@@ -81,6 +86,7 @@ impl Flags {
             profile: self.profile,
             uplinks: self.uplinks.iter().map(uplink).collect(),
             tunnels: self.tunnels.iter().map(tunnel).collect(),
+            max_clients: self.max_clients,
             detection: Detection::default(),
             metrics: self.metrics,
         };

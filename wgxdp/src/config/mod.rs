@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! profile = "balanced"              # fast (10 ms) | balanced (50 ms) | thrifty (500 ms): from probe to probe
+//! max-clients = 65536               # learned clients that are remembered, the latest ones; 1 to 16777216; --max-clients wins
 //!
 //! [[uplink]]                        # 1 to 16
 //! name = "isp-a"                    # label in commands, metrics, logs; default: the interface's name
@@ -9,6 +10,7 @@
 //! cost = 10                         # lower is preferred; default: 10 for the first uplink, 20 for the second, …
 //! address = "auto"                  # "auto" | an address | a list of one IPv4 and one IPv6 address
 //! gateway = "auto"                  # "auto" | "none" (all is on the link) | an address | a list, as above
+//! mtu = 1492                        # 576 to 65535: where the way beyond the interface takes less than interface and route say; unset: those two
 //! metered = false                   # true: accepted with a warning
 //! xdp = "auto"                      # who runs `guard`: auto (the driver if it can) | native (the driver, or no start) | generic | off
 //!
@@ -17,11 +19,15 @@
 //! policy = "failover"
 //! protect = "suspect"               # off | suspect; no copies are sent yet, so a warning if it is asked for
 //!
+//! mtu = "auto"                      # lower it to what fits while wgxdp runs, never raise it; unset: only a warning
+//! clamp-mss = false                 # true: the MSS of SYNs that enter and leave the tunnel is lowered to what fits
+//!
 //! [[tunnel.peer]]                   # peers not listed are clients: answered where they last spoke, never probed
 //! public-key = "…base64…"
 //! name = "hq"                       # optional
-//! endpoints = ["198.51.100.1:51820"] # one address family; optional: WireGuard's own endpoint
-//! probe = { kind = "icmp" }         # interval = "20ms" (default: the profile's), target = an address (default: the endpoint)
+//! endpoints = ["198.51.100.1:51820"] # may mix IPv4 and IPv6; optional: WireGuard's own endpoint
+//! probe = { kind = "icmp" }         # interval = "20ms" (default: the profile's), target = an address (default: the endpoint),
+//!                                   # used where it is of the endpoint's family; everywhere if no endpoint is of its family
 //!
 //! [detection]
 //! false-failovers-per-week = 1.0
@@ -33,7 +39,7 @@
 //!
 //! Rules: a family that `address` or `gateway` does not name stays automatic. An uplink's name and interface, a tunnel's interface, a peer's
 //! key, name and endpoints (within a tunnel) are unique; no interface is both uplink and tunnel. Uplinks × endpoints of one peer
-//! are at most 8. What belongs to the file's language but not to this version is refused by name, never ignored silently;
+//! are at most 8. IPv6 needs an MTU of 1280 (RFC 8200, section 5): with less, an uplink must not be told to have it. What belongs to the file's language but not to this version is refused by name, never ignored silently;
 //! what is accepted without effect is in [`Config::warnings`].
 //!
 //! The way: `reader` knows TOML and lines, `file` the keys, `flags` the command line; both make a `draft`, and `validate` turns
@@ -51,13 +57,15 @@ mod validate;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
 pub use error::{ConfigError, Fault, Notice, Place, Problem, Warning};
 pub use flags::{Flags, UplinkFlag};
 pub use value::{
-    InterfaceName, PeerName, Policy, ProbeKind, Profile, Protect, PublicKey, UplinkName, ValueError, Word, XdpMode,
+    InterfaceName, PeerName, Policy, ProbeKind, Profile, Protect, PublicKey, TunnelMtu, UplinkName, ValueError, Word,
+    XdpMode,
 };
 
 /// The file that is read when the command line names none.
@@ -66,6 +74,10 @@ pub const DEFAULT_FILE: &str = "/etc/wgxdp/wgxdp.toml";
 pub const DEFAULT_HOLD_DOWN: Duration = Duration::from_secs(10);
 /// How many failovers may be false, unless the file says otherwise.
 pub const DEFAULT_FALSE_FAILOVERS_PER_WEEK: f64 = 1.0;
+/// Clients that are remembered, unless the file or the flag says otherwise.
+pub use wgxdp_common::abi::DEFAULT_MAX_CLIENTS;
+/// What can be asked for: a map of 2²⁴ entries takes gigabytes already, so more is a slip of the finger.
+pub const MAX_CLIENTS: RangeInclusive<u32> = 1..=16_777_216;
 /// The cost of the first uplink that states none, and the step from one such uplink to the next.
 pub const COST_STEP: u32 = 10;
 
@@ -75,6 +87,7 @@ pub struct Config {
     profile: Profile,
     uplinks: Vec<Uplink>,
     tunnels: Vec<Tunnel>,
+    max_clients: u32,
     detection: Detection,
     metrics: Option<SocketAddr>,
     probes_unlisted: bool,
@@ -132,6 +145,20 @@ impl Config {
         &self.tunnels
     }
 
+    /// Learned clients that are remembered, within [`MAX_CLIENTS`].
+    #[must_use]
+    pub const fn max_clients(&self) -> u32 {
+        self.max_clients
+    }
+
+    /// With room for this many learned clients instead, which must be within [`MAX_CLIENTS`].
+    #[must_use]
+    pub fn with_max_clients(mut self, max_clients: u32) -> Self {
+        debug_assert!(MAX_CLIENTS.contains(&max_clients), "the command line checked it");
+        self.max_clients = max_clients;
+        self
+    }
+
     /// When a path is given up and when it is trusted again.
     #[must_use]
     pub const fn detection(&self) -> Detection {
@@ -176,6 +203,8 @@ pub struct Uplink {
     pub interface: InterfaceName,
     /// Lower is preferred.
     pub cost: u32,
+    /// The largest IP packet in bytes that fits the way beyond the interface, if that is less than interface and route say.
+    pub mtu: Option<u32>,
     /// How IPv4 leaves.
     pub v4: FamilyChoice<Ipv4Addr>,
     /// How IPv6 leaves.
@@ -257,6 +286,10 @@ pub struct Tunnel {
     pub policy: Policy,
     /// When packets are sent twice. Without effect in this version.
     pub protect: Protect,
+    /// Who sets the interface's MTU; `None`: not wgxdp.
+    pub mtu: Option<TunnelMtu>,
+    /// Whether the MSS of TCP connections through it is lowered to what fits.
+    pub clamp_mss: bool,
     /// The peers of which the file says something; others are clients, unless [`Config::probes_unlisted`].
     pub peers: Vec<Peer>,
 }
@@ -276,7 +309,7 @@ pub struct Peer {
     pub public_key: PublicKey,
     /// What it is called.
     pub name: Option<PeerName>,
-    /// Where it listens, the preferred one first, all of one address family; empty: where WireGuard says.
+    /// Where it listens, the preferred one first; empty: where WireGuard says.
     pub endpoints: Vec<SocketAddr>,
     /// How its paths are probed.
     pub probe: Probe,
@@ -289,7 +322,7 @@ pub struct Probe {
     pub kind: ProbeKind,
     /// From one probe to the next, on each path.
     pub interval: Duration,
-    /// Where probes go; `None`: to the path's endpoint. Of the endpoints' address family where the file lists endpoints.
+    /// Where probes go; `None`: to the path's endpoint.
     pub target: Option<IpAddr>,
 }
 

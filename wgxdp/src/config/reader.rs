@@ -217,17 +217,26 @@ impl<'d, 't> Value<'d, 't> {
         })
     }
 
-    /// As a whole number of 32 bits.
-    pub(super) fn whole(self, report: &mut Report<'_>) -> Option<u32> {
+    /// As a whole number within `range`, whose words are `expected`.
+    pub(super) fn whole(
+        self,
+        range: RangeInclusive<u32>,
+        expected: &'static str,
+        report: &mut Report<'_>,
+    ) -> Option<Placed<u32>> {
         let number = self
             .value
             .as_integer()
             .and_then(integer)
-            .and_then(|number| u32::try_from(number).ok());
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| range.contains(number));
         if number.is_none() {
-            self.wrong("a whole number from 0 to 4294967295", report);
+            self.wrong(expected, report);
         }
-        number
+        Some(Placed {
+            place: self.place,
+            value: number?,
+        })
     }
 
     /// As a number that `fits`.
@@ -426,6 +435,11 @@ impl<'d, 't> Value<'d, 't> {
             report.add(self.place, Fault::NotTables { header, advice });
         }
         tables
+    }
+
+    /// Whether it is a number without a fraction.
+    pub(super) fn is_whole(self) -> bool {
+        self.value.as_integer().is_some()
     }
 
     /// As it stands in the file.

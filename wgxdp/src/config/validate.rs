@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
@@ -11,7 +10,8 @@ use super::draft::{Draft, DraftPeer, DraftTunnel, DraftUplink};
 use super::error::{ConfigError, Fault, Notice, Place, Problem, Warning};
 use super::reader::Placed;
 use super::value::{InterfaceName, ProbeKind, Profile, Protect};
-use super::{COST_STEP, Config, Peer, Probe, Tunnel, Uplink, address};
+use super::{AddressChoice, COST_STEP, Config, GatewayChoice, Peer, Probe, Tunnel, Uplink};
+use crate::mtu::IPV6_LEAST;
 
 /// The anchor, and its other end where it is a pair: not to be named as anything else.
 const ANCHOR: [&str; 2] = ["wgxdp0", "wgxdp0p"];
@@ -140,6 +140,7 @@ impl Check {
             profile: draft.profile,
             uplinks: checked_uplinks,
             tunnels: checked_tunnels,
+            max_clients: draft.max_clients,
             detection: draft.detection,
             metrics: draft.metrics,
             probes_unlisted: self.flags,
@@ -161,6 +162,7 @@ impl Check {
                 );
             }
             self.not_the_anchor(&uplink.interface, "an uplink");
+            self.ipv6_fits(&uplink);
             // A name taken from the interface repeats whenever the interface does; one message is enough.
             let repeated = carriers.0.contains_key(&uplink.interface.value);
             self.unique(
@@ -180,6 +182,7 @@ impl Check {
                 name: uplink.name.value,
                 interface: uplink.interface.value,
                 cost: uplink.cost.unwrap_or(COST_STEP.saturating_mul(position)),
+                mtu: uplink.mtu.map(|placed| placed.value),
                 v4: uplink.v4,
                 v6: uplink.v6,
                 metered: uplink.metered.is_some_and(|placed| placed.value),
@@ -228,6 +231,8 @@ impl Check {
                 interface: tunnel.interface.value,
                 policy: tunnel.policy,
                 protect: tunnel.protect.map_or(Protect::Suspect, |placed| placed.value),
+                mtu: tunnel.mtu,
+                clamp_mss: tunnel.clamp_mss,
                 peers: self.peers(tunnel.peers, uplinks, profile),
             });
         }
@@ -255,7 +260,6 @@ impl Check {
                     "an endpoint leads to one peer, list it once",
                 );
             }
-            self.families(&peer);
             let count = peer.endpoints.len().max(1);
             // Too many uplinks for one endpoint are the uplinks' fault, and a warning; more than there is room for is an error already.
             if uplinks.saturating_mul(count) > MAX_PATHS_PER_PEER && uplinks <= MAX_UPLINKS {
@@ -282,23 +286,15 @@ impl Check {
         checked
     }
 
-    fn families(&mut self, peer: &DraftPeer) {
-        let Some(first) = peer.endpoints.first() else { return };
-        let differs = |socket: &SocketAddr| socket.is_ipv4() != first.value.is_ipv4();
-        if let Some(Placed { place, value }) = peer.endpoints.iter().find(|placed| differs(&placed.value)) {
-            let (found, family) = (value.to_string(), address::family(value.ip()));
-            self.add(*place, Fault::MixedFamilies { found, family });
-        }
-        if let Some(Placed { place, value }) = peer.probe.target
-            && value.is_ipv4() != first.value.is_ipv4()
-        {
-            self.add(
-                place,
-                Fault::TargetFamily {
-                    found: value.to_string(),
-                    family: address::family(value),
-                },
-            );
+    /// An MTU with which IPv6 cannot be, on an uplink that is told to have it.
+    fn ipv6_fits(&mut self, uplink: &DraftUplink) {
+        let Some(Placed { place, value: mtu }) = uplink.mtu.filter(|mtu| mtu.value < IPV6_LEAST) else {
+            return;
+        };
+        if uplink.v6.address != AddressChoice::Auto {
+            self.add(place, Fault::Ipv6Mtu(mtu, "address"));
+        } else if matches!(uplink.v6.gateway, GatewayChoice::Via(_)) {
+            self.add(place, Fault::Ipv6Mtu(mtu, "gateway"));
         }
     }
 

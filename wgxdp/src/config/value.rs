@@ -269,6 +269,14 @@ words! {
 }
 
 words! {
+    /// Who sets a tunnel's MTU, if not whoever configures WireGuard.
+    TunnelMtu {
+        /// wgxdp, as long as it runs.
+        Auto = "auto",
+    } not yet {}
+}
+
+words! {
     /// What a probe is made of.
     ProbeKind {
         /// ICMP or ICMPv6 echo.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::originals::Originals;
 use super::{Error, observe, tunnels};
 use crate::dataplane::{Attachments, Pins};
 use crate::host::anchor::{self, Removed};
@@ -14,6 +15,8 @@ use crate::host::view::View;
 pub struct CleanUp {
     removed: Removed,
     pins: bool,
+    /// Tunnels whose MTU is again what it was.
+    mtus: Vec<String>,
 }
 
 impl fmt::Display for CleanUp {
@@ -27,7 +30,11 @@ impl fmt::Display for CleanUp {
                 self.removed,
                 if pins { ", the programs and their pins" } else { "" }
             ),
+        }?;
+        if self.mtus.is_empty() {
+            return Ok(());
         }
+        write!(f, "; put back the MTU of {}", self.mtus.join(", "))
     }
 }
 
@@ -80,10 +87,12 @@ pub async fn clean_up(netlink: &Netlink, pins: &Pins, interfaces: &[String]) -> 
         Err(e) => note(Err(e.into())),
     }
     note(pins.remove_maps().map_err(Into::into));
+    let mtus = Originals::load().put_back(netlink).await;
     observe::forget_names();
     tunnels::refresh_endpoints(tunnels::read_some(interfaces).await).await;
     first.map(|()| CleanUp {
         removed,
         pins: had_pins,
+        mtus,
     })
 }

@@ -9,14 +9,18 @@
 //! Everything that can be refused is refused before anything is touched. What fails later leads to the same clean-up as the end of the
 //! daemon and as `wgxdp down`: it removes what can be proven to be ours, whichever run of ours left it.
 
+mod advice;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 mod cleanup;
 mod guard;
 mod locals;
+mod mtu;
 mod observe;
+mod originals;
 mod peers;
 mod plan;
+mod refuse;
 mod roster;
 mod serve;
 mod tunnels;
@@ -31,7 +35,6 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
-use wgxdp_common::abi::DEFAULT_MAX_CLIENTS;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::net::Address;
 use wgxdp_common::table;
@@ -50,6 +53,7 @@ use crate::prober::Prober;
 
 pub use cleanup::{CleanUp, clean_up};
 use plan::{PathPlan, PeerPlan, PlanError, Plans, Unlisted};
+pub use refuse::Refusal;
 use roster::{Claims, Numbers};
 
 /// Why the daemon did not start, or stopped.
@@ -70,6 +74,9 @@ pub enum Error {
     /// The configuration and the tunnels do not fit.
     #[error("{0}")]
     Plan(String),
+    /// The configuration and the uplinks do not fit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// An uplink's device does not exist.
     #[error("uplink {name}: there is no interface {interface}; `ip link` lists what there is")]
     NoInterface {
@@ -167,6 +174,7 @@ struct PathRuntime {
 /// A running daemon.
 pub struct Daemon {
     config: Config,
+    netlink: Netlink,
     watch: Watch,
     anchor: Anchor,
     neighbours: Neighbours,
@@ -178,6 +186,7 @@ pub struct Daemon {
     /// Probed although no file lists them.
     unlisted: Unlisted,
     uplinks: Vec<UplinkRuntime>,
+    mtus: mtu::Upkeep,
     /// As WireGuard last told of them; shared with the metrics.
     tunnels: Arc<Vec<wireguard::Tunnel>>,
     numbers: Numbers,
@@ -244,6 +253,8 @@ async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
             guard: guard::Settled::default(),
         });
     }
+    refuse::families(config, &plans, &uplinks, &view)?;
+    refuse::ipv6_mtus(config, &plans, &uplinks)?;
     Ok(Survey {
         watch,
         view,
@@ -305,7 +316,7 @@ impl Daemon {
         let prober = Prober::open(anchor.v4().into(), anchor.v6().map(Into::into)).map_err(Error::Prober)?;
         let room = Room {
             peers: capacity,
-            clients: DEFAULT_MAX_CLIENTS,
+            clients: config.max_clients(),
         };
         #[cfg_attr(
             not(feature = "bpf-log"),
@@ -325,9 +336,11 @@ impl Daemon {
             first_sequence: u32::from(rand::random::<u16>()),
         };
         let mut daemon = Self {
+            netlink: netlink.clone(),
             neighbours: Neighbours::new(netlink),
             engine: Engine::new(settings, &[], monotonic_ns(), &mut Vec::new()),
             names: engine::Names::default(),
+            mtus: mtu::Upkeep::new(&config, &view),
             config,
             watch,
             anchor,
@@ -351,6 +364,7 @@ impl Daemon {
             daemon.observed.serve(listener, &tables);
         }
         daemon.settle_locals(&view)?;
+        daemon.unclamp(&view)?;
         daemon.install(plans).await?;
         Ok(daemon)
     }
@@ -383,6 +397,7 @@ impl Daemon {
         self.refresh_endpoints().await;
         self.publish_names();
         self.note_handshakes();
+        self.settle_mtus().await;
         self.describe_room()?;
         self.describe();
         Ok(())

@@ -49,6 +49,7 @@ impl Daemon {
         self.settle_neighbours().await?;
         self.publish_names();
         self.note_handshakes();
+        self.settle_mtus().await;
         if ports_changed {
             self.anchor.engage(&self.ports()).await?;
             self.refresh_endpoints().await;
@@ -135,6 +136,7 @@ impl Daemon {
         self.names.add_peer(id, plan.label());
         for path in plan.paths(id) {
             self.dataplane.credit(path.id, now_ns);
+            self.dataplane.set_largest(path.id, self.largest(plan, &path));
             let uplink = self.config.uplinks()[path.uplink.0 as usize].name.as_str();
             self.names.add_path(path.id, uplink, path.endpoint.to_string());
             self.paths.insert(

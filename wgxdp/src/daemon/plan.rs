@@ -12,6 +12,7 @@ use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order};
 use crate::config::{Config, PublicKey};
 use crate::engine::{PathSpec, PeerSpec};
 use crate::host::wireguard;
+use crate::mtu;
 
 /// What identifies a peer's entry in the maps: with any of these changed it is another entry, so that no packet sees half of a change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +31,7 @@ pub(super) struct PeerPlan {
     pub(super) endpoints: Vec<SocketAddr>,
     /// The time between two probes.
     pub(super) interval: Duration,
-    /// Where probes go; `None`: to the endpoint.
+    /// Where probes go; `None`: to the endpoint. See [`PeerPlan::paths`].
     pub(super) target: Option<IpAddr>,
     /// Uplinks, the preferred one first.
     pub(super) uplinks: Vec<u32>,
@@ -54,19 +55,18 @@ pub(super) enum PlanError {
         /// The key.
         key: String,
     },
-    /// WireGuard's endpoint and the configured ones are of different families.
+    /// Two tunnels listen on one port: arriving packets would belong to both.
     #[error(
-        "tunnel {interface}: WireGuard's endpoint {canonical} of peer {peer} and its configured endpoint {endpoint} are of different address families, which this version does not translate: use one family for both"
+        "tunnels {first} and {second} both have listen port {port}, by which packets are told apart: give one of them another \
+         ListenPort in its WireGuard configuration"
     )]
-    Families {
-        /// The tunnel.
-        interface: String,
-        /// The peer.
-        peer: String,
-        /// WireGuard's.
-        canonical: SocketAddr,
-        /// Ours.
-        endpoint: SocketAddr,
+    SharedPort {
+        /// A tunnel.
+        first: String,
+        /// The other one.
+        second: String,
+        /// Their port.
+        port: u16,
     },
 }
 
@@ -104,9 +104,17 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel], unlisted: &U
         .map(|(index, _)| index as u32)
         .collect();
     let mut plans = Plans::default();
+    let mut ports = BTreeMap::new();
     for (index, (tunnel_config, tunnel)) in config.tunnels().iter().zip(tunnels).enumerate() {
         let interface = tunnel_config.interface.as_str();
         let port = tunnel.listen_port.ok_or_else(|| PlanError::NoPort(interface.into()))?;
+        if let Some(first) = ports.insert(port, interface) {
+            return Err(PlanError::SharedPort {
+                first: first.into(),
+                second: interface.into(),
+                port,
+            });
+        }
         let found: BTreeMap<PublicKey, &wireguard::Peer> = tunnel
             .peers
             .iter()
@@ -129,18 +137,6 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel], unlisted: &U
             };
             if endpoints.is_empty() {
                 endpoints.push(canonical);
-            }
-            if let Some(endpoint) = endpoints
-                .iter()
-                .find(|endpoint| endpoint.is_ipv4() != canonical.is_ipv4())
-            {
-                let (interface, peer) = (interface.into(), key.short());
-                return Err(PlanError::Families {
-                    interface,
-                    peer,
-                    canonical,
-                    endpoint: *endpoint,
-                });
             }
             let probe = peer_config.map_or(config.default_probe(), |peer| peer.probe);
             plans.peers.insert(PeerPlan {
@@ -170,20 +166,40 @@ pub(super) struct PathPlan {
     pub(super) target: IpAddr,
 }
 
+impl PathPlan {
+    /// The family of what travels on it.
+    pub(super) fn family(&self) -> mtu::Family {
+        mtu::Family::of(self.endpoint.ip())
+    }
+}
+
 impl PeerPlan {
-    /// Its paths in order of preference: by uplink, then by endpoint; at most [`MAX_PATHS_PER_PEER`].
+    /// Its paths in order of preference: by uplink, then by endpoint; at most [`MAX_PATHS_PER_PEER`]. The configured target is probed over
+    /// paths of its family, so that probes go the data's way; over all paths if none is.
     pub(super) fn paths(&self, id: PeerId) -> Vec<PathPlan> {
         let pairs = self
             .uplinks
             .iter()
             .flat_map(|uplink| self.endpoints.iter().map(move |endpoint| (*uplink, *endpoint)));
+        let target = self.target;
+        let fits_some = self
+            .endpoints
+            .iter()
+            .any(|endpoint| target.is_some_and(|target| target.is_ipv4() == endpoint.is_ipv4()));
         let path = |(slot, (uplink, endpoint)): (u32, (u32, SocketAddr))| PathPlan {
             id: PathId::new(id, slot),
             uplink: UplinkId(uplink),
             endpoint,
-            target: self.target.unwrap_or(endpoint.ip()),
+            target: target
+                .filter(|target| target.is_ipv4() == endpoint.is_ipv4() || !fits_some)
+                .unwrap_or(endpoint.ip()),
         };
         (0..).zip(pairs).take(MAX_PATHS_PER_PEER).map(path).collect()
+    }
+
+    /// The largest packet in bytes, as WireGuard sends it, that fits a path of this MTU.
+    pub(super) fn largest(&self, path: &PathPlan, mtu: u32) -> u32 {
+        mtu::largest(mtu, path.family(), mtu::Family::of(self.canonical.ip()))
     }
 
     /// What it is called in the log.
@@ -204,7 +220,7 @@ impl PeerPlan {
         }
     }
 
-    /// For the maps: the peer and its paths. Until the engine says otherwise a path is given all the time in the world.
+    /// For the maps: the peer and its paths. Until somebody says otherwise a path is given all the time in the world, and takes any packet.
     pub(super) fn entries(&self, id: PeerId) -> (table::Peer, Vec<table::Path>) {
         let paths = self.paths(id);
         let order = Order::from_slots(0..paths.len() as u32);
@@ -254,3 +270,6 @@ pub(super) fn fallback(config: &Config) -> [u8; MAX_UPLINKS] {
     }
     order
 }
+
+#[cfg(test)]
+mod tests;

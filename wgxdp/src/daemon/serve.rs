@@ -223,12 +223,15 @@ impl Daemon {
         }
         self.settle_locals(&view)?;
         self.publish()?;
+        self.fit_paths();
         if let Err(e) = self.settle_neighbours().await {
             warn!("{e}");
         }
         for index in 0..self.uplinks.len() {
             self.set_flags(UplinkId(index as u32), self.uplinks[index].state.flags);
         }
+        self.mtus.note(&self.config, &view);
+        self.settle_mtus().await;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use wgxdp_common::table::{Family, LinkKind, Uplink};
 use crate::config::{AddressChoice, FamilyChoice, GatewayChoice, Uplink as UplinkConfig};
 use crate::host::link::Link;
 use crate::host::view::View;
+use crate::mtu;
 
 /// The next hops that an uplink had when it last had a default route. The kernel forgets routes with a device that goes down, and who configured
 /// them may take a while to say them again, or never does.
@@ -27,6 +28,39 @@ pub(super) struct State {
     pub(super) entry: Uplink,
     /// What speaks against it.
     pub(super) flags: Flags,
+    /// The largest packet in bytes of each family that leaves by it.
+    pub(super) mtus: Mtus,
+}
+
+/// The MTUs of an uplink's paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mtus {
+    /// For IPv4; `None` where the uplink does not have it.
+    pub(super) v4: Option<u32>,
+    /// For IPv6, likewise.
+    pub(super) v6: Option<u32>,
+}
+
+impl Mtus {
+    /// No device, no paths.
+    const NONE: Self = Self { v4: None, v6: None };
+
+    fn of(config: &UplinkConfig, link: &Link, v4: &Family, v6: &Family) -> Self {
+        let has = |family: &Family| !family.address.is_unspecified();
+        let least = |route| mtu::of_path(link.mtu, route, config.mtu);
+        Self {
+            v4: has(v4).then(|| least(link.route_mtu4)),
+            v6: has(v6).then(|| least(link.route_mtu6)),
+        }
+    }
+
+    /// That of a path to an endpoint of this family.
+    pub(super) const fn family(&self, family: mtu::Family) -> Option<u32> {
+        match family {
+            mtu::Family::V4 => self.v4,
+            mtu::Family::V6 => self.v6,
+        }
+    }
 }
 
 /// What speaks against a device.
@@ -52,6 +86,7 @@ impl State {
             return Self {
                 entry: absent,
                 flags: Flags::ABSENT,
+                mtus: Mtus::NONE,
             };
         };
         let on_link = link.noarp || link.kind == LinkKind::IP;
@@ -62,7 +97,7 @@ impl State {
             v6,
             ifindex: link.index,
             link: link.kind,
-            mtu: link.mtu,
+            mtu: mtu::of_path(link.mtu, None, config.mtu),
             id,
             ..Uplink::default()
         };
@@ -70,7 +105,8 @@ impl State {
         if v4.address.is_unspecified() && v6.address.is_unspecified() {
             flags = flags.with(Flags::ABSENT);
         }
-        Self { entry, flags }
+        let mtus = Mtus::of(config, link, &v4, &v6);
+        Self { entry, flags, mtus }
     }
 
     /// The next hops that packets need resolved to these destinations and, by the gateways, to clients of whom nobody knows yet: none on links without

@@ -7,7 +7,7 @@ use std::{fs, io};
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use wgxdp_common::abi::{PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::abi::{PROGRAM_CLAMP_MSS, PROGRAM_RESTORE, PROGRAM_STEER};
 
 use super::pins::{remove_file, remove_link};
 use super::{Error, Pins, xdp};
@@ -25,22 +25,40 @@ pub enum Hook {
     Steer,
     /// `restore`, on an uplink's ingress.
     Restore,
+    /// `clamp_mss`, on what leaves a tunnel's interface: inner packets that arrived.
+    ClampIngress,
+    /// `clamp_mss`, on what enters a tunnel's interface.
+    ClampEgress,
 }
 
 impl Hook {
+    /// Every one.
+    const ALL: [Self; 4] = [Self::Steer, Self::Restore, Self::ClampIngress, Self::ClampEgress];
+
     /// The program's name.
     #[must_use]
     pub const fn program(self) -> &'static str {
         match self {
             Self::Steer => PROGRAM_STEER,
             Self::Restore => PROGRAM_RESTORE,
+            Self::ClampIngress | Self::ClampEgress => PROGRAM_CLAMP_MSS,
+        }
+    }
+
+    /// What its links are called: unlike a program's name, each hook's own.
+    const fn link(self) -> &'static str {
+        match self {
+            Self::Steer => PROGRAM_STEER,
+            Self::Restore => PROGRAM_RESTORE,
+            Self::ClampIngress => "clamp_mss-ingress",
+            Self::ClampEgress => "clamp_mss-egress",
         }
     }
 
     const fn direction(self) -> TcAttachType {
         match self {
-            Self::Steer => TcAttachType::Egress,
-            Self::Restore => TcAttachType::Ingress,
+            Self::Steer | Self::ClampEgress => TcAttachType::Egress,
+            Self::Restore | Self::ClampIngress => TcAttachType::Ingress,
         }
     }
 }
@@ -82,7 +100,7 @@ impl Attachments {
             source,
         };
         self.pins.create_links()?;
-        let path = self.pins.link(hook.program(), ifindex);
+        let path = self.pins.link(hook.link(), ifindex);
         match attach_tcx(program, hook, interface, &path) {
             Ok(()) => Ok(Mechanism::Tcx),
             Err(e) if is_unsupported(&e) => {
@@ -92,13 +110,22 @@ impl Attachments {
         }
     }
 
+    /// Detaches what a run of ours left at a hook where nothing belongs now; nothing there is fine.
+    ///
+    /// # Errors
+    /// When the kernel or bpffs refuses.
+    pub fn detach(&self, hook: Hook, interface: &str, ifindex: u32) -> Result<(), Error> {
+        remove_file(&self.pins.link(hook.link(), ifindex))?;
+        detach_clsact(hook, interface)
+    }
+
     /// Forgets a device that is gone, with what its deletion left behind: the link, the note on its qdisc.
     ///
     /// # Errors
     /// When bpffs refuses.
     pub fn device_gone(&self, ifindex: u32) -> Result<(), Error> {
-        for hook in [Hook::Steer, Hook::Restore] {
-            remove_file(&self.pins.link(hook.program(), ifindex))?;
+        for hook in Hook::ALL {
+            remove_file(&self.pins.link(hook.link(), ifindex))?;
         }
         xdp::detach(&self.pins, ifindex)?;
         remove_file(&qdisc_marker(ifindex))
@@ -121,7 +148,7 @@ impl Attachments {
         }
         let mut qdiscs = Vec::new();
         for (ifindex, interface) in devices {
-            for hook in [Hook::Steer, Hook::Restore] {
+            for hook in Hook::ALL {
                 note(detach_clsact(hook, &interface));
             }
             let marker = qdisc_marker(ifindex);

@@ -32,10 +32,13 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError};
-use wgxdp_common::abi::{MAP_CONFIG, MAP_PATH_COUNTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_RESTORE, PROGRAM_STEER};
+use wgxdp_common::abi::{
+    MAP_CLAMP, MAP_CONFIG, MAP_PATH_COUNTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_CLAMP_MSS, PROGRAM_RESTORE,
+    PROGRAM_STEER,
+};
 use wgxdp_common::count::PathCount;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
@@ -135,6 +138,7 @@ pub struct Dataplane {
     config: Array<MapData, Config>,
     endpoints: Endpoints,
     locals: Locals,
+    clamp: HashMap<MapData, u32, u32>,
     path_counts: PerCpuArray<MapData, PathCount>,
     tables: Tables,
     attachments: Attachments,
@@ -147,7 +151,7 @@ impl Dataplane {
     /// When the object or the kernel refuses.
     pub fn load(room: Room, pins: Pins) -> Result<Self, Error> {
         let mut ebpf = load_programs(room)?;
-        for program in [PROGRAM_STEER, PROGRAM_RESTORE] {
+        for program in [PROGRAM_STEER, PROGRAM_RESTORE, PROGRAM_CLAMP_MSS] {
             typed_program::<SchedClassifier>(&mut ebpf, program)?
                 .load()
                 .map_err(refused(program))?;
@@ -162,12 +166,14 @@ impl Dataplane {
         let config = typed(&ebpf, MAP_CONFIG, Map::Array)?;
         let endpoints = Endpoints::new(&ebpf)?;
         let locals = Locals::new(&ebpf)?;
+        let clamp = typed(&ebpf, MAP_CLAMP, Map::HashMap)?;
         let path_counts = typed(&ebpf, MAP_PATH_COUNTS, Map::PerCpuArray)?;
         Ok(Self {
             ebpf,
             config,
             endpoints,
             locals,
+            clamp,
             path_counts,
             tables,
             attachments: Attachments::new(pins),
@@ -279,6 +285,28 @@ impl Dataplane {
     /// When a map cannot be written.
     pub fn settle_locals(&mut self, wanted: &BTreeMap<IpAddr, Option<UplinkId>>) -> Result<BTreeSet<IpAddr>, Error> {
         self.locals.settle(wanted)
+    }
+
+    /// Sets the largest inner packet in bytes that TCP may send through the tunnel of this interface.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn set_clamp(&mut self, ifindex: u32, inner: u32) -> Result<(), Error> {
+        self.clamp
+            .insert(ifindex, inner, 0)
+            .map_err(|source| Error::Map { map: MAP_CLAMP, source })
+    }
+
+    /// Lets TCP send what it likes through the tunnel of this interface. One that was not clamped is fine.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn remove_clamp(&mut self, ifindex: u32) -> Result<(), Error> {
+        match self.clamp.remove(&ifindex) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(Error::Map { map: MAP_CLAMP, source }),
+        }
     }
 
     /// Sets the reasons against an uplink: one write, whatever the number of peers.

@@ -94,7 +94,9 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use wgxdp_common::abi::{MAPS, PROGRAM_GUARD, PROGRAM_GUARD_GENERIC, PROGRAM_RESTORE, PROGRAM_STEER};
+    use wgxdp_common::abi::{
+        MAPS, PROGRAM_CLAMP_MSS, PROGRAM_GUARD, PROGRAM_GUARD_GENERIC, PROGRAM_RESTORE, PROGRAM_STEER,
+    };
 
     use super::*;
 
@@ -155,10 +157,9 @@ mod tests {
         let maps: BTreeSet<_> = in_section("maps").into_iter().filter(|name| *name != "maps").collect();
         assert_eq!(maps, named(MAPS.into()));
         let programs = in_section("classifier");
-        assert!(
-            programs.contains(PROGRAM_STEER) && programs.contains(PROGRAM_RESTORE),
-            "{programs:?}"
-        );
+        for program in [PROGRAM_STEER, PROGRAM_RESTORE, PROGRAM_CLAMP_MSS] {
+            assert!(programs.contains(program), "{program} is not in {programs:?}");
+        }
         // "frags": else a driver refuses it where frames come in several buffers.
         assert_eq!(in_section("xdp.frags"), named([PROGRAM_GUARD].into()));
         assert_eq!(in_section("xdp"), named([PROGRAM_GUARD_GENERIC].into()));

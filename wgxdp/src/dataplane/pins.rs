@@ -6,6 +6,7 @@
 //!     links/steer-<ifindex>        tcx links; a restarted daemon updates them in place
 //!     links/restore-<ifindex>
 //!     links/guard-<ifindex>        XDP links; guard_generic-<ifindex> where the kernel runs it and not the driver
+//!     links/clamp_mss-ingress-<ifindex>, links/clamp_mss-egress-<ifindex>
 //! ```
 
 use std::path::{Path, PathBuf};

@@ -41,6 +41,10 @@ pub struct Link {
     pub gateway4: Option<Ipv4Addr>,
     /// The next hop of its best IPv6 default route.
     pub gateway6: Option<Ipv6Addr>,
+    /// The MTU that its best IPv4 default route states.
+    pub route_mtu4: Option<u32>,
+    /// The MTU that its best IPv6 default route states.
+    pub route_mtu6: Option<u32>,
 }
 
 impl Link {
@@ -67,6 +71,8 @@ impl Link {
             v6: Vec::new(),
             gateway4: None,
             gateway6: None,
+            route_mtu4: None,
+            route_mtu6: None,
         };
         let mut state = State::Unknown;
         for attribute in &message.attributes {

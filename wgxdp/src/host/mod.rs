@@ -7,6 +7,7 @@
 //! | [`view`] | all of them at one instant |
 //! | [`watch`] | watch first, then dump, then tell what changed, and resync for ever |
 //! | [`anchor`] | the device `wgxdp0` with its addresses, rules and routes |
+//! | [`mtu`] | a device's MTU, changed |
 //! | [`clsact`] | the qdisc that older kernels need, removed again |
 //! | [`neighbour`] | next hops that the kernel keeps resolved |
 //! | [`udp_socket`] | whether a UDP port is somebody's |
@@ -20,6 +21,7 @@ use std::io;
 pub mod anchor;
 pub mod clsact;
 pub mod link;
+pub mod mtu;
 pub mod neighbour;
 pub mod netlink;
 pub mod udp_socket;

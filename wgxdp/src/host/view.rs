@@ -8,13 +8,16 @@
 //! then the main table. Multipath routes count for each of their devices. A default route without a next hop (tun, PPP) gives no
 //! gateway, and neither does an IPv4 route whose next hop is an IPv6 address (RFC 5549), which cannot be written into an uplink's
 //! entry.
+//!
+//! **Route MTUs**: the metric `mtu` (RTAX_MTU) of the best default route by that device, with or without a next hop; none where that
+//! route states none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::link::Link;
@@ -50,13 +53,23 @@ impl View {
                     (None, _) => {}
                 }
             }
-            let mut gateways = gateways(netlink, family).await?;
-            gateways.sort_by_key(|gateway| gateway.rank);
-            for gateway in gateways {
-                match (links.get_mut(&gateway.index), gateway.ip) {
-                    (Some(link), IpAddr::V4(v4)) => _ = link.gateway4.get_or_insert(v4),
-                    (Some(link), IpAddr::V6(v6)) => _ = link.gateway6.get_or_insert(v6),
-                    (None, _) => {}
+            let mut ways = ways_out(netlink, family).await?;
+            ways.sort_by_key(|way| way.rank);
+            let mut seen = BTreeSet::new();
+            for way in ways {
+                let Some(link) = links.get_mut(&way.index) else {
+                    continue;
+                };
+                match way.gateway {
+                    Some(IpAddr::V4(v4)) => _ = link.gateway4.get_or_insert(v4),
+                    Some(IpAddr::V6(v6)) => _ = link.gateway6.get_or_insert(v6),
+                    None => {}
+                }
+                if seen.insert(way.index) {
+                    match family {
+                        AddressFamily::Inet6 => link.route_mtu6 = way.mtu,
+                        _ => link.route_mtu4 = way.mtu,
+                    }
                 }
             }
         }
@@ -75,6 +88,22 @@ impl View {
     #[must_use]
     pub fn by_index(&self, index: u32) -> Option<&Link> {
         self.links.values().find(|link| link.index == index)
+    }
+}
+
+/// A device as it is now, without addresses and gateways; `None` if there is none of that name.
+///
+/// # Errors
+/// See [`Netlink::get`].
+pub async fn link(netlink: &Netlink, name: &str) -> Result<Option<Link>> {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::IfName(name.into()));
+    let action = format!("read device {name}");
+    match netlink.get(&action, RouteNetlinkMessage::GetLink(request)).await {
+        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Link::from_message(&message)),
+        Ok(_) => Ok(None),
+        Err(e) if e.errno() == Some(libc::ENODEV) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -157,16 +186,18 @@ fn usable(message: &AddressMessage) -> Option<Usable> {
     })
 }
 
-/// A next hop of a default route.
+/// One of a default route's devices.
 #[derive(Debug, PartialEq, Eq)]
-struct Gateway {
+struct WayOut {
     index: u32,
-    ip: IpAddr,
+    gateway: Option<IpAddr>,
+    /// The route's MTU metric.
+    mtu: Option<u32>,
     /// Metric, then whether the table is another than the main one, then the table.
     rank: (u32, bool, u32),
 }
 
-async fn gateways(netlink: &Netlink, family: AddressFamily) -> Result<Vec<Gateway>> {
+async fn ways_out(netlink: &Netlink, family: AddressFamily) -> Result<Vec<WayOut>> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
     let found = netlink
@@ -174,7 +205,7 @@ async fn gateways(netlink: &Netlink, family: AddressFamily) -> Result<Vec<Gatewa
             "list routes",
             RouteNetlinkMessage::GetRoute(request),
             |message| match message {
-                RouteNetlinkMessage::NewRoute(message) => Some(next_hops(&message)).filter(|found| !found.is_empty()),
+                RouteNetlinkMessage::NewRoute(message) => Some(ways_of(&message)).filter(|found| !found.is_empty()),
                 _ => None,
             },
         )
@@ -199,7 +230,7 @@ pub(super) fn is_foreign_default(message: &RouteMessage) -> bool {
         && table(message) != TABLE
 }
 
-fn next_hops(message: &RouteMessage) -> Vec<Gateway> {
+fn ways_of(message: &RouteMessage) -> Vec<WayOut> {
     if !is_foreign_default(message) {
         return Vec::new();
     }
@@ -224,14 +255,25 @@ fn next_hops(message: &RouteMessage) -> Vec<Gateway> {
     single
         .into_iter()
         .chain(several)
-        .filter_map(|(index, attributes)| {
-            Some(Gateway {
-                index,
-                ip: gateway(attributes)?,
-                rank,
-            })
+        .map(|(index, attributes)| WayOut {
+            index,
+            gateway: gateway(attributes),
+            mtu: mtu(&message.attributes),
+            rank,
         })
         .collect()
+}
+
+/// The metrics belong to the whole route, also where it has several next hops.
+fn mtu(attributes: &[RouteAttribute]) -> Option<u32> {
+    let metrics = attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    metrics.flatten().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 fn device(attributes: &[RouteAttribute]) -> Option<u32> {

@@ -114,6 +114,8 @@ pub struct Peer {
     pub tx_bytes: u64,
     /// The interval of its keepalives.
     pub persistent_keepalive: Option<Duration>,
+    /// Whether any of its allowed IPs is IPv6.
+    pub carries_v6: bool,
 }
 
 impl Peer {
@@ -126,6 +128,7 @@ impl Peer {
             rx_bytes: info.stats.rx_bytes,
             tx_bytes: info.stats.tx_bytes,
             persistent_keepalive: keepalive.map(|seconds| Duration::from_secs(seconds.into())),
+            carries_v6: info.config.allowed_ips.iter().any(|allowed| allowed.address.is_ipv6()),
         }
     }
 }

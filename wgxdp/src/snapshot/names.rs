@@ -4,15 +4,16 @@
 //! rename), readable by everyone, and removes it at a clean exit. A daemon that was killed leaves it behind together with its pins,
 //! so that `wgxdp status` can still tell what they mean.
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
+
+use crate::state_file::{remove_if_there, write_whole};
 
 /// Where the daemon writes its [`Names`].
 pub const STATE_FILE: &str = "/run/wgxdp/state.json";
@@ -154,16 +155,7 @@ impl Names {
         };
         let mut text = serde_json::to_vec_pretty(self).map_err(|error| wrong(error.into()))?;
         text.push(b'\n');
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".new");
-        let temporary = PathBuf::from(temporary);
-        remove_if_there(&temporary).map_err(wrong)?;
-        let written = create_readable(&temporary, &text).and_then(|()| fs::rename(&temporary, path));
-        written.map_err(|source| {
-            // Best effort: the failure to report is the first one.
-            let _ = fs::remove_file(&temporary);
-            wrong(source)
-        })
+        write_whole(path, &text).map_err(wrong)
     }
 
     /// Reads the file; `None` if there is none.
@@ -210,21 +202,6 @@ impl Names {
             source,
         })
     }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// A new file with mode 0644 whatever the umask says.
-fn create_readable(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    file.set_permissions(Permissions::from_mode(0o644))
 }
 
 #[derive(Serialize, Deserialize)]

@@ -8,6 +8,7 @@ fn flags(tunnels: &[&str], uplinks: &[&str]) -> Result<Config, ConfigError> {
         uplinks: uplinks.iter().map(|flag| flag.parse().unwrap()).collect(),
         profile: Profile::Balanced,
         metrics: None,
+        max_clients: DEFAULT_MAX_CLIENTS,
     })
 }
 

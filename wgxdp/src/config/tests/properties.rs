@@ -35,23 +35,22 @@ fn endpoint(v6: bool) -> impl Strategy<Value = SocketAddr> {
 
 fn peers(uplinks: usize) -> impl Strategy<Value = Vec<ExpectedPeer>> {
     let most = if uplinks > MAX_PATHS_PER_PEER { 0 } else { 4 };
-    any::<bool>().prop_flat_map(move |v6| {
-        let endpoints = prop::collection::vec(endpoint(v6), 0..=(MAX_PATHS_PER_PEER / uplinks).max(1));
-        let peer = (
-            any::<[u8; 32]>().prop_filter("no key", |key| *key != [0; 32]),
-            prop::option::of("[a-z][a-zA-Z0-9._-]{0,20}"),
-            endpoints,
-            prop::option::of(5u64..=60_000),
-        );
-        prop::collection::vec(peer, 0..=most).prop_map(|mut peers| {
-            let (mut keys, mut names, mut sockets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-            for (_, name, endpoints, _) in &mut peers {
-                *name = name.take().filter(|name| names.insert(name.clone()));
-                endpoints.retain(|socket| sockets.insert(*socket));
-            }
-            peers.retain(|(key, ..)| keys.insert(*key));
-            peers
-        })
+    let endpoints = any::<bool>().prop_flat_map(endpoint);
+    let endpoints = prop::collection::vec(endpoints, 0..=(MAX_PATHS_PER_PEER / uplinks).max(1));
+    let peer = (
+        any::<[u8; 32]>().prop_filter("no key", |key| *key != [0; 32]),
+        prop::option::of("[a-z][a-zA-Z0-9._-]{0,20}"),
+        endpoints,
+        prop::option::of(5u64..=60_000),
+    );
+    prop::collection::vec(peer, 0..=most).prop_map(|mut peers| {
+        let (mut keys, mut names, mut sockets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for (_, name, endpoints, _) in &mut peers {
+            *name = name.take().filter(|name| names.insert(name.clone()));
+            endpoints.retain(|socket| sockets.insert(*socket));
+        }
+        peers.retain(|(key, ..)| keys.insert(*key));
+        peers
     })
 }
 
