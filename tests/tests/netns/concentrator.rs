@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use wgxdp_tests::concentrator::{BEHIND_NAT, CLIENTS, Concentrator, Local, Marks};
 use wgxdp_tests::daemon::Daemon;
 use wgxdp_tests::poll::{self, observe_for};
 use wgxdp_tests::topology::Uplink;
 use wgxdp_tests::wireguard::LISTEN_PORT;
 
+use crate::command::status;
 use crate::{BOUND, alone};
 
 /// WireGuard repeats a handshake after 5 s: whatever is answered sooner needed no repetition.
@@ -87,6 +89,21 @@ impl Scene {
             );
             Ok(())
         })())
+    }
+
+    /// An uplink returns, and the daemon knows. Before it does, a client that speaks there is still answered by the other one, and follows that.
+    fn comes_back(&self, uplink: Uplink) -> Result<()> {
+        self.lab.restore(uplink)?;
+        let what = format!("status to show {} up", uplink.name());
+        poll::wait_until(&what, BOUND, || {
+            let shown = status(&self.lab.hub)?;
+            let uplinks = shown.get("uplinks").and_then(Value::as_array);
+            let it = uplinks
+                .into_iter()
+                .flatten()
+                .find(|it| it.get("name") == Some(&uplink.name().into()));
+            Ok(it.and_then(|it| it.get("state")) == Some(&"up".into()))
+        })
     }
 
     fn logged<T>(&self, outcome: Result<T>) -> Result<T> {
@@ -169,7 +186,7 @@ fn another_uplink_carries(down: impl Fn(&Concentrator, Uplink) -> Result<()>) ->
     scene.logged(scene.lab.ask_client(1, BOUND))?;
     scene.stays_at(1, Local::Primary(Uplink::A))?;
     scene.stays_at(0, Local::Primary(Uplink::A))?;
-    scene.lab.restore(Uplink::B)?;
+    scene.comes_back(Uplink::B)?;
     scene.moves_to(1, Local::Primary(Uplink::B))
 }
 
@@ -183,7 +200,7 @@ fn an_address_of_no_uplink_outlives_an_uplink() -> Result<()> {
     scene.starts_at(0, Local::Service(Uplink::A))?;
     scene.lab.pull(Uplink::A)?;
     scene.moves_to(0, Local::Service(Uplink::B))?;
-    scene.lab.restore(Uplink::A)?;
+    scene.comes_back(Uplink::A)?;
     scene.moves_to(0, Local::Service(Uplink::A))
 }
 
