@@ -11,12 +11,14 @@ use tracing::{debug, info, warn};
 use wgxdp_common::abi::MAX_PATHS_PER_PEER;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId};
-use wgxdp_common::table::EndpointKey;
+use wgxdp_common::liveness::Flags;
+use wgxdp_common::table::{EndpointKey, Has};
 
-use super::plan::{self, PeerPlan};
+use super::plan::{self, PathPlan, PeerPlan};
 use super::roster::{Difference, Withdrawn};
 use super::{Daemon, Error, PathRuntime};
 use crate::clock::monotonic_ns;
+use crate::engine::Input;
 use crate::host::wireguard;
 
 /// Changes that are told one by one; of more only the number.
@@ -119,6 +121,11 @@ impl Daemon {
         let specs: Vec<_> = added.iter().map(|(id, plan)| plan.spec(*id)).collect();
         let mut actions = Vec::new();
         self.engine.add_peers(&specs, now_ns, &mut actions);
+        for path in added.iter().flat_map(|(id, plan)| plan.paths(*id)) {
+            let flags = self.family_flags(&path);
+            let input = Input::PathFlags { path: path.id, flags };
+            self.engine.handle(input, now_ns, &mut actions);
+        }
         self.perform(actions);
         for (id, plan) in added {
             for entry in plan.endpoint_entries(id) {
@@ -128,6 +135,32 @@ impl Daemon {
             self.peers.insert(id, plan);
         }
         Ok(())
+    }
+
+    /// What speaks against a path besides its uplink's flags: the uplink may have no address of the endpoint's family.
+    fn family_flags(&self, path: &PathPlan) -> Flags {
+        let entry = &self.uplinks[path.uplink.0 as usize].state.entry;
+        let family = if path.endpoint.is_ipv4() { entry.v4 } else { entry.v6 };
+        if family.has == Has::NOTHING {
+            Flags::ABSENT
+        } else {
+            Flags::NONE
+        }
+    }
+
+    /// Flags the paths whose uplinks lost an address family, or with `back` clears those whose uplinks have it again.
+    pub(super) fn flag_families(&mut self, back: bool) {
+        let wanted = if back { Flags::NONE } else { Flags::ABSENT };
+        let now_ns = monotonic_ns();
+        let mut actions = Vec::new();
+        for runtime in self.paths.values() {
+            if self.family_flags(&runtime.plan) == wanted {
+                let (path, flags) = (runtime.plan.id, wanted);
+                self.engine
+                    .handle(Input::PathFlags { path, flags }, now_ns, &mut actions);
+            }
+        }
+        self.perform(actions);
     }
 
     fn describe_peer(&mut self, id: PeerId, plan: &PeerPlan, now_ns: u64) {

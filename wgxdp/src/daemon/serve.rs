@@ -197,11 +197,13 @@ impl Daemon {
 
     /// The devices as they are now: attach first, then publish, then resolve, and only then let packets there.
     async fn view_changed(&mut self, view: View) -> Result<(), Error> {
+        let mut families_changed = false;
         for (index, uplink) in self.config.uplinks().iter().enumerate() {
             let runtime = &mut self.uplinks[index];
             let before = runtime.state.entry;
             runtime.state = uplink::State::of(UplinkId(index as u32), uplink, &view, &mut runtime.remembered);
             let now = runtime.state.entry;
+            families_changed |= (before.v4.has, before.v6.has) != (now.v4.has, now.v6.has);
             if before.ifindex != now.ifindex || before.v4 != now.v4 || before.v6 != now.v6 {
                 debug!(
                     "{}: device {}, {:?}, {:?}",
@@ -222,6 +224,10 @@ impl Daemon {
             }
         }
         self.settle_locals(&view)?;
+        // What got worse before packets can meet it, what got better after they can use it.
+        if families_changed {
+            self.flag_families(false);
+        }
         self.publish()?;
         self.fit_paths();
         if let Err(e) = self.settle_neighbours().await {
@@ -229,6 +235,9 @@ impl Daemon {
         }
         for index in 0..self.uplinks.len() {
             self.set_flags(UplinkId(index as u32), self.uplinks[index].state.flags);
+        }
+        if families_changed {
+            self.flag_families(true);
         }
         self.mtus.note(&self.config, &view);
         self.settle_mtus().await;

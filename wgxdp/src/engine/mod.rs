@@ -120,6 +120,13 @@ pub enum Input {
         /// What speaks against it now.
         flags: Flags,
     },
+    /// A path alone cannot be used, or can again: the complete new set of the same flags. Its uplink has no address of the endpoint's family, say.
+    PathFlags {
+        /// Which path.
+        path: PathId,
+        /// What speaks against it now, besides its uplink's flags.
+        flags: Flags,
+    },
     /// A record: an authentic reply arrived, and the kernel moved the path's proof already.
     Reply {
         /// Which path answered.
@@ -338,6 +345,12 @@ impl Engine {
         match input {
             Input::UplinkFlags { uplink, flags } => {
                 self.set_uplink_flags(uplink, Flags(flags.0 & Flags::UNUSABLE.0), actions);
+            }
+            Input::PathFlags { path, flags } => {
+                self.with(path, |peer, place| {
+                    peer.path_flagged(place, Flags(flags.0 & Flags::UNUSABLE.0), now_ns, actions);
+                    peer.settle(now_ns, actions);
+                });
             }
             Input::Reply {
                 path,

@@ -20,8 +20,9 @@ pub(super) struct Path {
     pub(super) state: PathState,
     cause: Cause,
     since_ns: u64,
-    /// The uplink's flags.
+    /// What speaks against its uplink, and against this way over it.
     uplink_flags: Flags,
+    own_flags: Flags,
     /// The last proof known here: what a reply said, or the kernel's own word.
     pub(super) proof_ns: u64,
     /// Probes that left since.
@@ -73,6 +74,7 @@ impl Path {
             cause: Cause::Started,
             since_ns: now_ns,
             uplink_flags: Flags::NONE,
+            own_flags: Flags::NONE,
             proof_ns: now_ns,
             unanswered: 0,
             answer_after_ns: now_ns,
@@ -104,7 +106,17 @@ impl Path {
 
     /// Whether a probe sent there could arrive.
     pub(super) fn is_usable(&self) -> bool {
-        !self.uplink_flags.any_of(Flags::UNUSABLE)
+        !self.against().any_of(Flags::UNUSABLE)
+    }
+
+    fn against(&self) -> Flags {
+        self.uplink_flags.with(self.own_flags)
+    }
+
+    /// As the kernel shall have them: its own, and whether it is held back.
+    fn kernel_flags(&self, state: PathState) -> Flags {
+        let held = if is_held_back(state) { Flags::HELD } else { Flags::NONE };
+        held.with(self.own_flags)
     }
 
     pub(super) fn silence_ns(&self, now_ns: u64) -> u64 {
@@ -131,12 +143,8 @@ impl Path {
             PathState::Suspect => Liveness::Suspect,
             PathState::Down | PathState::Drained => Liveness::Dead,
         };
-        let flags = if is_held_back(self.state) {
-            Flags::HELD
-        } else {
-            Flags::NONE
-        };
-        Standing::judged(flags.with(self.uplink_flags), self.state == PathState::Down, liveness)
+        let flags = self.kernel_flags(self.state).with(self.uplink_flags);
+        Standing::judged(flags, self.state == PathState::Down, liveness)
     }
 
     /// Goes to another state and says so.
@@ -145,19 +153,13 @@ impl Path {
     /// Going up, the latch is lifted first and the flag cleared last. In between the path is like any other on probation; what puts traffic
     /// there is one write to a word that user space alone writes, after a proof so fresh that `steer` finds nothing to latch.
     pub(super) fn enter(&mut self, to: PathState, cause: Cause, now_ns: u64, out: &mut Vec<Action>) {
-        let path = self.id;
+        let (path, flags) = (self.id, self.kernel_flags(to));
         match (is_held_back(self.state), is_held_back(to)) {
-            (false, true) => out.push(Action::SetPathFlags {
-                path,
-                flags: Flags::HELD,
-            }),
+            (false, true) => out.push(Action::SetPathFlags { path, flags }),
             (true, false) => {
                 self.cleared_ns = now_ns;
                 out.push(Action::LiftLatch { path });
-                out.push(Action::SetPathFlags {
-                    path,
-                    flags: Flags::NONE,
-                });
+                out.push(Action::SetPathFlags { path, flags });
             }
             (true, true) | (false, false) => {}
         }
@@ -169,11 +171,25 @@ impl Path {
         self.tell_status(out);
     }
 
-    /// Takes the uplink's flags. Proofs from before say nothing of after.
-    pub(super) fn set_uplink_flags(&mut self, flags: Flags, now_ns: u64) {
+    /// Takes the uplink's flags; returns all that speaks against the path. Proofs from before say nothing of after.
+    pub(super) fn set_uplink_flags(&mut self, flags: Flags, now_ns: u64) -> Flags {
         self.uplink_flags = flags;
         self.answer_after_ns = now_ns;
         self.extra_ns = None;
+        self.against()
+    }
+
+    /// Takes the path's own flags, in the same way; `None` if they are the same as before.
+    pub(super) fn set_own_flags(&mut self, flags: Flags, now_ns: u64, out: &mut Vec<Action>) -> Option<Flags> {
+        if self.own_flags == flags {
+            return None;
+        }
+        self.own_flags = flags;
+        out.push(Action::SetPathFlags {
+            path: self.id,
+            flags: self.kernel_flags(self.state),
+        });
+        Some(self.set_uplink_flags(self.uplink_flags, now_ns))
     }
 
     /// Wants a probe out of turn to leave then.

@@ -69,8 +69,28 @@ impl Peer {
         out: &mut Vec<Action>,
     ) {
         let was_usable = self.paths[place].is_usable();
-        self.paths[place].set_uplink_flags(flags, now_ns);
-        match Cause::of_flags(flags) {
+        let against = self.paths[place].set_uplink_flags(flags, now_ns);
+        self.flagged(place, was_usable, against, probe_at_ns, now_ns, out);
+    }
+
+    /// The same for the path's own flags.
+    pub(super) fn path_flagged(&mut self, place: usize, flags: Flags, now_ns: u64, out: &mut Vec<Action>) {
+        let was_usable = self.paths[place].is_usable();
+        if let Some(against) = self.paths[place].set_own_flags(flags, now_ns, out) {
+            self.flagged(place, was_usable, against, now_ns, now_ns, out);
+        }
+    }
+
+    fn flagged(
+        &mut self,
+        place: usize,
+        was_usable: bool,
+        against: Flags,
+        probe_at_ns: u64,
+        now_ns: u64,
+        out: &mut Vec<Action>,
+    ) {
+        match Cause::of_flags(against) {
             Some(cause) => self.step(place, Event::Flagged, cause, now_ns, out),
             None if !was_usable => {
                 self.paths[place].want_probe(probe_at_ns);

@@ -154,6 +154,44 @@ fn the_death_of_an_uplink_is_one_write_and_it_comes_first() {
 }
 
 #[test]
+fn a_path_that_cannot_be_used_alone_takes_no_other_with_it_and_returns_like_any() {
+    let mut bench = Bench::new(&one_peer(2));
+    let flagged = |flags| Input::PathFlags { path: A, flags };
+    let held = |flags| Action::SetPathFlags { path: A, flags };
+    let down = Action::SetStatus {
+        path: A,
+        state: Down,
+        loss_ppm: 0,
+    };
+    let expected = [
+        held(Flags::ABSENT),
+        held(Flags::ABSENT.with(Flags::HELD)),
+        down,
+        report(A, [Up, Down], Cause::Absent, Some(B)),
+    ];
+    assert_eq!(bench.tell(flagged(Flags::ABSENT)), expected);
+    assert_eq!(bench.tell(flagged(Flags::ABSENT)), [], "the same again");
+    // Its uplink's coming and going does not bring it back.
+    bench.flag(UPLINK_A, Flags::NO_CARRIER);
+    let actions = bench.flag(UPLINK_A, Flags::NONE);
+    assert!(
+        !actions
+            .iter()
+            .any(|action| matches!(action, Action::SendProbe { path: A, .. })),
+        "{actions:?}"
+    );
+    bench.now += MS;
+    let actions = bench.tell(flagged(Flags::NONE));
+    assert_eq!(actions[0], held(Flags::HELD));
+    assert!(
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::SendProbe { path: A, .. })),
+        "{actions:?}"
+    );
+}
+
+#[test]
 fn an_uplink_that_two_peers_share_is_flagged_once() {
     let mut peers = one_peer(2);
     let mut other = peers[0].clone();
