@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub hold_down: Duration,
     /// The uplinks' `xdp`; without it, the daemon's default.
     pub xdp: Option<&'static str>,
+    /// Where else the hub listens.
+    pub also_at: Option<SocketAddr>,
     /// Lines under `[[tunnel]]`.
     pub tunnel: String,
     /// Appended to the file as it is.
@@ -48,6 +51,7 @@ impl Default for Settings {
             probe_interval: Duration::from_millis(if crate::privilege::emulated() { 100 } else { 20 }),
             hold_down: Duration::from_secs(1),
             xdp: None,
+            also_at: None,
             tunnel: String::new(),
             more: String::new(),
         }
@@ -57,13 +61,15 @@ impl Default for Settings {
 impl Settings {
     /// The file for `lab`.
     pub fn toml(&self, lab: &Lab) -> String {
+        let endpoints = [Some(lab.hub_endpoint()), self.also_at].into_iter().flatten();
+        let endpoints: Vec<String> = endpoints.map(|endpoint| format!("\"{endpoint}\"")).collect();
         format!(
             "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n{}\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
-             endpoints = [\"{}\"]\nprobe = {{ kind = \"icmp\", interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
+             endpoints = [{}]\nprobe = {{ kind = \"icmp\", interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
             uplinks_toml(self.xdp),
             self.tunnel,
             lab.hub_public_key(),
-            lab.hub_endpoint(),
+            endpoints.join(", "),
             self.probe_interval.as_millis(),
             self.hold_down.as_millis(),
             self.more,

@@ -45,6 +45,16 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// The one that it is not.
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
 /// One of the two uplinks, of the branch or (see [`crate::concentrator`]) of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Uplink {
@@ -205,6 +215,11 @@ impl Lab {
     /// Where the hub's WireGuard listens.
     pub fn hub_endpoint(&self) -> SocketAddr {
         hub_endpoint(self.family)
+    }
+
+    /// Where the hub listens in the other family, of which WireGuard knows nothing.
+    pub fn other_hub_endpoint(&self) -> SocketAddr {
+        hub_endpoint(self.family.other())
     }
 
     /// The uplink by which the branch's packets now reach the hub, as the hub's WireGuard sees it.

@@ -8,6 +8,7 @@
 mod command;
 mod concentrator;
 mod endures;
+mod families;
 mod follows;
 mod guard;
 mod kinds;
