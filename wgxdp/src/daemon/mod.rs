@@ -499,10 +499,14 @@ impl Daemon {
 
     /// Says what the maps cost, and up to which round trip the fastest probes can be answered if that is not long.
     fn describe_room(&self) -> Result<(), Error> {
-        let megabytes = self.dataplane.memory()? as f64 / 1e6;
+        let memory = self.dataplane.memory()?;
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
         info!(
-            "room for {} peers: {megabytes:.1} MB of maps",
-            self.peers.len() + self.numbers.room()
+            "room for {} listed peers and {} learned clients: {:.1} MB of maps, of which clients take {:.1} MB",
+            self.peers.len() + self.numbers.room(),
+            self.config.max_clients(),
+            megabytes(memory.maps),
+            megabytes(memory.clients)
         );
         let fastest = self
             .peers

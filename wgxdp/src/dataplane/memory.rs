@@ -5,14 +5,27 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use wgxdp_common::abi::MAPS;
+use wgxdp_common::abi::{MAP_CLIENTS, MAP_HANDSHAKES, MAP_SESSIONS, MAPS};
 
 use super::Error;
 use super::tables::Source as _;
 
-/// Bytes that the maps of a loaded object take.
-pub(super) fn of_maps(ebpf: &Ebpf) -> Result<u64, Error> {
-    MAPS.into_iter().map(|name| of_map(ebpf, name)).sum()
+/// Bytes that maps take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of them.
+    pub maps: u64,
+    /// Those that learned clients are in, which `--max-clients` sizes.
+    pub clients: u64,
+}
+
+/// Of a loaded object.
+pub(super) fn of_maps(ebpf: &Ebpf) -> Result<Memory, Error> {
+    let of = |names: &[&'static str]| names.iter().map(|name| of_map(ebpf, name)).sum::<Result<u64, _>>();
+    Ok(Memory {
+        maps: of(&MAPS)?,
+        clients: of(&[MAP_CLIENTS, MAP_HANDSHAKES, MAP_SESSIONS])?,
+    })
 }
 
 fn of_map(ebpf: &Ebpf, name: &'static str) -> Result<u64, Error> {

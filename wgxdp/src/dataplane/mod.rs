@@ -48,6 +48,7 @@ use wgxdp_common::table::{Config, EndpointKey, Order, Path, PathState, Peer, Pee
 pub use attach::{Attachments, Hook, Mechanism};
 pub use clients::Locals;
 use endpoints::Endpoints;
+pub use memory::Memory;
 pub use object::{OBJECT, Room, load_programs};
 pub use pins::{PIN_ROOT, Pins};
 use table::field;
@@ -200,7 +201,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// When /proc does not tell.
-    pub fn memory(&self) -> Result<u64, Error> {
+    pub fn memory(&self) -> Result<Memory, Error> {
         memory::of_maps(&self.ebpf)
     }
 

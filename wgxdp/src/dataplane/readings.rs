@@ -35,4 +35,8 @@ impl Readings for Tables {
     fn reason(&self, place: Place, reason: Reason) -> Result<u64, Error> {
         self.reason_count(place, reason)
     }
+
+    fn clients(&self) -> Result<u64, Error> {
+        Tables::clients(self)
+    }
 }

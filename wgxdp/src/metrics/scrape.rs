@@ -32,6 +32,17 @@ pub struct Scrape {
     pub peers: Vec<PeerCounts>,
     /// Uplinks by name, and who runs `guard` there, if anybody.
     pub guards: Vec<(String, Option<Guard>)>,
+    /// Learned clients.
+    pub clients: Clients,
+}
+
+/// Learned clients, whose map is bounded: when it is full the oldest go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// Those that are known.
+    pub known: u64,
+    /// Those that had to go.
+    pub forgotten: u64,
 }
 
 /// Packets that met one reason at one place.
@@ -71,8 +82,20 @@ impl Scrape {
             programs: program_counts(names, readings)?,
             peers: peer_counts(names, extras),
             guards: guards(names, extras),
+            clients: clients(names, readings)?,
         })
     }
+}
+
+/// Nobody counts who goes, but all who come.
+fn clients<R: Readings>(names: &Names, readings: &R) -> Result<Clients, R::Error> {
+    let known = readings.clients()?;
+    let learned = |uplink: &UplinkName| readings.reason(Place::Uplink(uplink.id), Reason::ClientLearned);
+    let learned: u64 = names.uplinks.iter().map(learned).sum::<Result<_, _>>()?;
+    Ok(Clients {
+        known,
+        forgotten: learned.saturating_sub(known),
+    })
 }
 
 fn program_counts<R: Readings>(names: &Names, readings: &R) -> Result<Vec<ProgramCount>, R::Error> {

@@ -105,6 +105,7 @@ impl Collector for Collected {
         self.path_gauges(encoder)?;
         self.path_counters(encoder)?;
         self.programs(encoder)?;
+        self.clients(encoder)?;
         self.peers(encoder)
     }
 }
@@ -222,6 +223,20 @@ impl Collected {
                 counter(metric, &labels, count.packets)
             })
         })
+    }
+
+    fn clients(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let clients = self.0.clients;
+        Family::gauge(
+            "clients",
+            "Learned clients: peers that are answered where they last spoke.",
+        )
+        .encode(encoder, |metric| gauge(metric, &[("", ""); 0], clients.known))?;
+        Family::counter(
+            "clients_forgotten",
+            "Learned clients that had to go because there was no room for more (--max-clients).",
+        )
+        .encode(encoder, |metric| counter(metric, &[("", ""); 0], clients.forgotten))
     }
 
     fn peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

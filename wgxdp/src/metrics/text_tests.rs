@@ -41,6 +41,9 @@ fn busy() -> Scrape {
     host.reasons.insert((Place::Uplink(UplinkId(0)), Reason::Restored), 20);
     host.reasons.insert((Place::Elsewhere, Reason::NotConfigured), 2);
     host.reasons.insert((Place::Guard(UplinkId(0)), Reason::WrongType), 3);
+    host.reasons
+        .insert((Place::Uplink(UplinkId(1)), Reason::ClientLearned), 70);
+    host.clients = 64;
     scrape(&names, &host, &extras())
 }
 
@@ -103,6 +106,8 @@ fn the_text_is_openmetrics_and_says_what_the_host_is() {
             vec![("uplink", "lte"), ("mode", "off")],
             Some(1.0),
         ),
+        ("wgxdp_clients", vec![], Some(64.0)),
+        ("wgxdp_clients_forgotten_total", vec![], Some(6.0)),
         ("wgxdp_path_state", with(&[("state", "up")]), Some(1.0)),
         ("wgxdp_path_state", with(&[("state", "suspect")]), Some(0.0)),
         ("wgxdp_path_state", with(&[("state", "down")]), Some(0.0)),
@@ -185,6 +190,8 @@ fn families_have_the_promised_names_types_and_units() {
         ("wgxdp_path_packets", "counter", ""),
         ("wgxdp_path_bytes", "counter", "bytes"),
         ("wgxdp_program_packets", "counter", ""),
+        ("wgxdp_clients", "gauge", ""),
+        ("wgxdp_clients_forgotten", "counter", ""),
         ("wgxdp_failovers", "counter", ""),
         ("wgxdp_peer_latest_handshake_seconds", "gauge", "seconds"),
     ];

@@ -24,6 +24,7 @@ pub(crate) struct Host {
     pub(crate) uplinks: BTreeMap<UplinkId, (table::Uplink, Flags)>,
     pub(crate) active: BTreeMap<PeerId, PathId>,
     pub(crate) reasons: BTreeMap<(Place, Reason), u64>,
+    pub(crate) clients: u64,
     /// How many more numbers can be read; none means all.
     pub(crate) readable: Cell<Option<u32>>,
 }
@@ -68,6 +69,10 @@ impl Readings for Host {
 
     fn reason(&self, place: Place, reason: Reason) -> io::Result<u64> {
         self.read(Some(self.reasons.get(&(place, reason)).copied().unwrap_or(0)))
+    }
+
+    fn clients(&self) -> io::Result<u64> {
+        self.read(Some(self.clients))
     }
 }
 

@@ -69,6 +69,8 @@ pub trait Readings {
     fn peer_state(&self, peer: PeerId) -> Result<table::PeerState, Self::Error>;
     /// Packets that met `reason` at `place`, summed over the CPUs.
     fn reason(&self, place: Place, reason: Reason) -> Result<u64, Self::Error>;
+    /// Learned clients at the moment.
+    fn clients(&self) -> Result<u64, Self::Error>;
 }
 
 /// Everything that `wgxdp status` shows.
