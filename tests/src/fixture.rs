@@ -228,7 +228,7 @@ impl Fixture {
                 let entry = leading.fold(EndpointRef::new(id), |entry, (slot, path)| {
                     entry.with_path(path.uplink, slot)
                 });
-                dataplane.add_endpoint(&EndpointEntry::new(key, entry, canonical.address))?;
+                dataplane.add_endpoint(&EndpointEntry::new(key, entry, canonical.address, order))?;
             }
             for slot in 0..paths.len() as u32 {
                 dataplane.credit(PathId::new(id, slot), now_ns());

@@ -9,8 +9,9 @@
 //! reader finds the old entry or the new one, or none, but no mixture. Its keys are configured ones: no stranger can crowd a bucket.
 
 use crate::checksum::Difference;
+use crate::id::{PathId, PeerId};
 use crate::net::{Address, Port};
-use crate::table::{EndpointKey, EndpointRef};
+use crate::table::{EndpointKey, EndpointRef, Order};
 use crate::{layout, pod};
 
 /// Places in a bucket.
@@ -31,12 +32,14 @@ pub struct EndpointEntry {
     pub difference: u32,
     /// Whose, and over which paths.
     pub endpoint: EndpointRef,
+    /// The first path in the peer's order, or [`PathId::NONE`]: most packets need no more of the order.
+    pub preferred: PathId,
     /// Always zero.
-    pub padding: [u64; 3],
+    pub padding: [u32; 5],
 }
 
 const _: () = assert!(size_of::<Bucket>() == 4 * WAYS, "a bucket is its numbers");
-layout!(EndpointEntry, 64, { key @ 0, difference @ 20, endpoint @ 24, padding @ 40 });
+layout!(EndpointEntry, 64, { key @ 0, difference @ 20, endpoint @ 24, preferred @ 40, padding @ 44 });
 pod!(Bucket, EndpointEntry);
 
 /// Buckets for `endpoints` entries: a power of two, at least twice as many, so that more than [`WAYS`] keys hardly ever meet in one
@@ -47,14 +50,24 @@ pub const fn buckets(endpoints: u32) -> u32 {
 }
 
 impl EndpointEntry {
-    /// An endpoint of the peer that WireGuard sees at `canonical`.
+    /// An endpoint of the peer that WireGuard sees at `canonical` and whose paths have this order.
     #[must_use]
-    pub const fn new(key: EndpointKey, endpoint: EndpointRef, canonical: Address) -> Self {
+    pub const fn new(key: EndpointKey, endpoint: EndpointRef, canonical: Address, order: Order) -> Self {
         Self {
             key,
             difference: Difference::NONE.of_address(key.endpoint, canonical).fold32(),
             endpoint,
-            padding: [0; 3],
+            preferred: Self::preferred(endpoint.peer, order),
+            padding: [0; 5],
+        }
+    }
+
+    /// The first path in a peer's order.
+    #[must_use]
+    pub const fn preferred(peer: PeerId, order: Order) -> PathId {
+        match order.slot(0) {
+            Some(slot) => PathId::new(peer, slot),
+            None => PathId::NONE,
         }
     }
 }

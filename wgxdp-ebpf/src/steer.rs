@@ -167,7 +167,7 @@ impl Sent<'_> {
     #[inline(always)]
     fn to_peer(&self, addressed: &EndpointEntry) -> Result<Reason, Reason> {
         let peer = addressed.endpoint.peer;
-        let (chosen, path) = match preferred(self.ctx, self.packet, peer) {
+        let (chosen, path) = match preferred(self.ctx, self.packet, addressed) {
             Some((path, entry)) => (Chosen(u64::from(path.0)), entry),
             None => {
                 let chosen = Chosen(choose(peer.0, self.packet.wire_len(self.ctx)));
@@ -329,9 +329,8 @@ fn first_open(config: &Config, tunnel: &Tunnel, packet: &Packet) -> Option<(Upli
 ///
 /// Most packets end here, without a call. The clock, the dearest of all, is not read: silence alone convicts nobody.
 #[inline(always)]
-fn preferred(ctx: &TcContext, packet: &Packet, peer: PeerId) -> Option<(PathId, *mut Path)> {
-    let order = read(field!(PEERS.get_ptr_mut(peer.0)?, order));
-    let path = PathId::new(peer, order.slot(0)?);
+fn preferred(ctx: &TcContext, packet: &Packet, addressed: &EndpointEntry) -> Option<(PathId, *mut Path)> {
+    let path = read(&raw const addressed.preferred);
     let entry: *mut Path = PATHS.get_ptr_mut(path.0)?;
     let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
     let flags = read(field!(entry, flags)).with(config::uplink_flags(read(field!(entry, uplink))));

@@ -210,9 +210,10 @@ fn pass_endpoints(dataplane: &mut Dataplane, to: PeerId) {
         dataplane.describe_peer(SUCCESSOR, &peer, &[path(A), path(B)]);
         (0..2).for_each(|slot| dataplane.credit(PathId::new(SUCCESSOR, slot), now_ns()));
     }
+    let order = Order::from_slots(if to == SUCCESSOR { 0..2 } else { 0..3 });
     let canonical = socket(if to == SUCCESSOR { SUCCESSORS_ENDPOINT } else { HUB });
     for endpoint in [HUB, HUB_SECOND] {
-        let entry = EndpointEntry::new(key(endpoint), EndpointRef::new(to), canonical.ip().into());
+        let entry = EndpointEntry::new(key(endpoint), EndpointRef::new(to), canonical.ip().into(), order);
         dataplane.add_endpoint(&entry).expect("room");
     }
     dataplane.remove_endpoints([]).expect("a grace period");

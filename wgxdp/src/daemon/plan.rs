@@ -220,10 +220,15 @@ impl PeerPlan {
         }
     }
 
+    /// They stand in their order.
+    fn order(paths: &[PathPlan]) -> Order {
+        Order::from_slots(0..paths.len() as u32)
+    }
+
     /// For the maps: the peer and its paths. Until somebody says otherwise a path is given all the time in the world, and takes any packet.
     pub(super) fn entries(&self, id: PeerId) -> (table::Peer, Vec<table::Path>) {
         let paths = self.paths(id);
-        let order = Order::from_slots(0..paths.len() as u32);
+        let order = Self::order(&paths);
         let peer = table::Peer {
             order,
             canonical: self.canonical.into(),
@@ -241,6 +246,7 @@ impl PeerPlan {
         if !endpoints.contains(&self.canonical) {
             endpoints.push(self.canonical);
         }
+        let order = Self::order(&paths);
         let entry = |endpoint: SocketAddr| {
             let key = EndpointKey {
                 endpoint: endpoint.ip().into(),
@@ -251,7 +257,7 @@ impl PeerPlan {
             let endpoint = here.fold(EndpointRef::new(id), |entry, path| {
                 entry.with_path(path.uplink, path.id.slot())
             });
-            EndpointEntry::new(key, endpoint, self.canonical.ip().into())
+            EndpointEntry::new(key, endpoint, self.canonical.ip().into(), order)
         };
         endpoints.into_iter().map(entry).collect()
     }

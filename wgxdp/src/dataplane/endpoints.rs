@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use wgxdp_common::abi::{MAP_BUCKETS, MAP_ENDPOINTS};
 use wgxdp_common::endpoints::{Bucket, EndpointEntry, WAYS};
+use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::table::EndpointKey;
 
 use super::Error;
-use super::table::{Field, Table};
+use super::table::{Field, Table, field};
 use super::tables::Source;
 
 /// Where a key's entry is.
@@ -81,6 +82,15 @@ impl Endpoints {
         self.places.insert(key, Place { way, index });
         self.retired.extend(before.map(|place| place.index));
         Ok(())
+    }
+
+    /// Has a peer's endpoints name this path as the first to try.
+    pub(super) fn prefer(&self, peer: PeerId, path: PathId) {
+        for Place { index, .. } in self.places.values() {
+            if self.entries.read(*index).endpoint.peer == peer {
+                self.entries.store(*index, field!(EndpointEntry, preferred), path);
+            }
+        }
     }
 
     /// No program looks any more at what was retired so far.

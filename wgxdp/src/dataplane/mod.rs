@@ -249,6 +249,7 @@ impl Dataplane {
     /// Changes the order of a peer's paths.
     pub fn set_order(&self, id: PeerId, order: Order) {
         self.tables.peers.store(id.0, field!(Peer, order), order);
+        self.endpoints.prefer(id, EndpointEntry::preferred(id, order));
     }
 
     /// Makes an endpoint lead to a peer, whether it led to another before or nowhere.
