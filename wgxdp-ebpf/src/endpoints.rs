@@ -8,15 +8,6 @@ use crate::maps::{BUCKETS, ENDPOINTS, bucket_mask, read};
 /// The endpoint, if it is a configured one.
 #[inline(always)]
 pub(crate) fn find(key: &EndpointKey) -> Option<&'static EndpointEntry> {
-    let number = number(key)?;
-    // Looked up once more, by a number of which the verifier knows nothing: else it would walk the rest of the program once for each way.
-    let entry: *const EndpointEntry = ENDPOINTS.get_ptr(number - 1)?;
-    // SAFETY: user space writes an entry before a number leads to it, and no more while a program may look at it.
-    Some(unsafe { &*entry })
-}
-
-#[inline(always)]
-fn number(key: &EndpointKey) -> Option<u32> {
     let bucket = BUCKETS.get_ptr(key.hash() & bucket_mask())?;
     for way in 0..WAYS {
         // SAFETY: inside the bucket.
@@ -24,10 +15,11 @@ fn number(key: &EndpointKey) -> Option<u32> {
         if number == 0 {
             continue;
         }
-        let entry = ENDPOINTS.get_ptr(number - 1)?;
-        // SAFETY: as in `find`.
-        if key.is(unsafe { &(*entry).key }) {
-            return Some(number);
+        let entry: *const EndpointEntry = ENDPOINTS.get_ptr(number - 1)?;
+        // SAFETY: user space writes an entry before a number leads to it, and no more while a program may look at it.
+        let entry = unsafe { &*entry };
+        if key.is(&entry.key) {
+            return Some(entry);
         }
     }
     None
