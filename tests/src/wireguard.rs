@@ -164,6 +164,21 @@ impl WireGuard {
         })
     }
 
+    /// Ends it: the interface is gone, and its port free.
+    ///
+    /// # Errors
+    /// It stays.
+    pub fn end(&mut self) -> Result<()> {
+        match self.userspace.take() {
+            Some(process) => drop(process),
+            None => self.host.ip([format!("link del {}", self.interface)])?,
+        }
+        let interface = self.interface.clone();
+        poll::wait_until(&format!("{interface} to be gone"), Duration::from_secs(5), || {
+            Ok(self.host.run("ip", &["link", "show", &interface]).is_err())
+        })
+    }
+
     /// Changes something while it runs, as `wg set INTERFACE CHANGE…`.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod outlives;
 mod refuses;
 mod scale;
 mod scene;
+mod segments;
 mod status;
 mod tunnels;
 mod virtio;
