@@ -12,6 +12,7 @@
 #![no_std]
 #![no_main]
 
+mod choose;
 mod clamp;
 mod clients;
 mod config;

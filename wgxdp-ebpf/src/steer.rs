@@ -13,22 +13,22 @@
 //! Every way ends in a [`Departure`], which is carried out in one place. After the rewriting the source is no longer canonical, so that a
 //! packet cannot be steered twice.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
-use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_UPLINKS, PROBE_MARK, PROBE_MARK_MASK};
+use wgxdp_common::abi::{MAX_UPLINKS, PROBE_MARK, PROBE_MARK_MASK};
 use wgxdp_common::checksum::Difference;
 use wgxdp_common::client::Local;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
 use wgxdp_common::endpoints::EndpointEntry;
-use wgxdp_common::id::{PathId, PeerId, UplinkId};
-use wgxdp_common::liveness::{Choice, Chooser, DEAD_MIN_UNANSWERED, Flags, SUSPECT_MIN_UNANSWERED, Standing};
+use wgxdp_common::id::{PathId, UplinkId};
+use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
-use wgxdp_common::table::{Config, EndpointKey, Order, Path, PeerState, Proof, Tunnel};
+use wgxdp_common::table::{Config, EndpointKey, Path, PeerState, Tunnel};
 
+use crate::choose::{Chosen, choose, clock, preferred};
 use crate::config::{self, Egress};
-use crate::maps::{PATH_COUNTS, PATHS, PEER_STATES, PEERS, PROOFS, field, read, write};
+use crate::maps::{PATH_COUNTS, PATHS, PEER_STATES, PROOFS, field, read, write};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, rewrite, send};
@@ -168,12 +168,9 @@ impl Sent<'_> {
     fn to_peer(&self, addressed: &EndpointEntry) -> Result<Reason, Reason> {
         let peer = addressed.endpoint.peer;
         let (chosen, path) = match preferred(self.ctx, self.packet, addressed) {
-            Some((path, entry)) => (Chosen(u64::from(path.0)), entry),
+            Some((path, entry)) => (Chosen::preferred(path), entry),
             None => {
-                let chosen = Chosen(choose(peer.0, self.packet.wire_len(self.ctx)));
-                if chosen.0 == Chosen::NONE.0 {
-                    return Err(Reason::NoUplink);
-                }
+                let chosen = choose(peer, self.packet.wire_len(self.ctx)).ok_or(Reason::NoUplink)?;
                 let entry = PATHS.get_ptr_mut(chosen.path().0).ok_or(Reason::NotConfigured)?;
                 (chosen, entry)
             }
@@ -323,163 +320,6 @@ fn first_open(config: &Config, tunnel: &Tunnel, packet: &Packet) -> Option<(Upli
         }
     }
     None
-}
-
-/// The peer's first path, if it is in order: no flag, no latch, large enough, and not so many probes unanswered that it could be dead.
-///
-/// Most packets end here, without a call. The clock, the dearest of all, is not read: silence alone convicts nobody.
-#[inline(always)]
-fn preferred(ctx: &TcContext, packet: &Packet, addressed: &EndpointEntry) -> Option<(PathId, *mut Path)> {
-    let path = read(&raw const addressed.preferred);
-    let entry: *mut Path = PATHS.get_ptr_mut(path.0)?;
-    let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
-    let flags = read(field!(entry, flags)).with(config::uplink_flags(read(field!(entry, uplink))));
-    let largest = read(field!(entry, largest));
-    let in_order = u64::from(flags.0) | read(field!(proof, latched_ns)) == 0
-        && read(field!(proof, unanswered)) < DEAD_MIN_UNANSWERED
-        && (packet.len <= largest || packet.wire_len(ctx) <= largest);
-    in_order.then_some((path, entry))
-}
-
-/// A path, and how it was chosen: one word, as a function of its own can return it.
-#[derive(Clone, Copy)]
-struct Chosen(u64);
-
-impl Chosen {
-    const NONE: Self = Self(u64::MAX);
-    /// For want of a live one.
-    const FAIL_OPEN: u64 = 1 << 32;
-    /// For want of a live one that the packet fits.
-    const OVERSIZE: u64 = 1 << 33;
-    /// Because the packet does not fit a better one.
-    const ASIDE: u64 = 1 << 34;
-
-    const fn path(self) -> PathId {
-        PathId(self.0 as u32)
-    }
-
-    const fn moves(self) -> bool {
-        self.0 & (Self::FAIL_OPEN | Self::ASIDE) == 0
-    }
-
-    const fn reason(self) -> Reason {
-        if self.0 & Self::FAIL_OPEN != 0 {
-            Reason::FailOpen
-        } else if self.0 & Self::OVERSIZE != 0 {
-            Reason::Oversize
-        } else {
-            Reason::Steered
-        }
-    }
-}
-
-/// The path for a peer's packet of `len` bytes. A function of its own, so that the verifier walks it once and not once for each way to get here.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn choose(peer: u32, len: u32) -> u64 {
-    let peer = PeerId(peer);
-    let Some(entry) = PEERS.get_ptr_mut(peer.0) else {
-        return Chosen::NONE.0;
-    };
-    let order = read(field!(entry, order));
-    let mut chooser = Chooser::default();
-    let mut latch = 0_u64;
-    let mut chosen = Chosen::NONE;
-    for place in 0..MAX_PATHS_PER_PEER as u32 {
-        let Some(slot) = order.slot(place) else { break };
-        let path = PathId::new(peer, slot);
-        let Some((standing, to_latch)) = standing(path, len) else {
-            return Chosen::NONE.0;
-        };
-        latch |= to_latch << place;
-        // A suspect path's copy on the next live path will be decided here.
-        if chooser.offer(standing).is_some() {
-            let aside = u64::from(chooser.passed_over()) * Chosen::ASIDE;
-            chosen = Chosen(u64::from(path.0) | aside);
-            break;
-        }
-    }
-    if latch != 0 {
-        latch_dead(peer, order, latch);
-    }
-    if chosen.0 != Chosen::NONE.0 {
-        return chosen.0;
-    }
-    let (place, how) = match chooser.make_do(clock()) {
-        Choice::Live(place) | Choice::Suspect(place) | Choice::FailOpen(place) => (place, Chosen::FAIL_OPEN),
-        Choice::Oversize(place) => (place, Chosen::OVERSIZE),
-        Choice::None => return Chosen::NONE.0,
-    };
-    // The verifier does not know that a place is below eight.
-    match order.slot(place % MAX_PATHS_PER_PEER as u32) {
-        Some(slot) => u64::from(PathId::new(peer, slot).0) | how,
-        None => Chosen::NONE.0,
-    }
-}
-
-/// What is known of a path now, and 1 if it was found dead just now and wants to be latched.
-///
-/// Silence counts only with unanswered probes. Without any the path may as well have proven itself this moment, and the clock is not read.
-#[inline(always)]
-fn standing(path: PathId, len: u32) -> Option<(Standing, u64)> {
-    let entry: *mut Path = PATHS.get_ptr_mut(path.0)?;
-    let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
-    let flags = read(field!(entry, flags)).with(config::uplink_flags(read(field!(entry, uplink))));
-    let latched_ns = read(field!(proof, latched_ns));
-    let (proof_ns, unanswered) = (read(field!(proof, proof_ns)), read(field!(proof, unanswered)));
-    let now_ns = if unanswered == 0 { proof_ns } else { clock() };
-    let standing = Standing::new(
-        flags,
-        latched_ns,
-        now_ns,
-        proof_ns,
-        unanswered,
-        read(field!(entry, thresholds)),
-    );
-    Some((
-        standing.asked_for(len, read(field!(entry, largest))),
-        standing.wants_latch(),
-    ))
-}
-
-const _: () = assert!(
-    SUSPECT_MIN_UNANSWERED > 0 && DEAD_MIN_UNANSWERED > 0,
-    "`standing` takes silence without unanswered probes for none"
-);
-
-/// Nanoseconds of CLOCK_MONOTONIC.
-#[inline(always)]
-fn clock() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_ns() }
-}
-
-/// Latches the paths in the places whose bits are set, and tells the daemon.
-#[inline(always)]
-fn latch_dead(peer: PeerId, order: Order, latch: u64) {
-    let now_ns = clock();
-    for place in 0..MAX_PATHS_PER_PEER as u32 {
-        if latch >> place & 1 == 0 {
-            continue;
-        }
-        let Some(slot) = order.slot(place) else { return };
-        let path = PathId::new(peer, slot);
-        let Some(proof): Option<*mut Proof> = PROOFS.get_ptr_mut(path.0) else {
-            return;
-        };
-        // Two CPUs may both get here and both tell: the daemon takes the second record for what it is.
-        write(field!(proof, latched_ns), now_ns);
-        let silence_ns = now_ns.wrapping_sub(read(field!(proof, proof_ns)));
-        let kind = RecordKind::LATCHED;
-        records::emit(Record {
-            at_ns: now_ns,
-            value_ns: silence_ns,
-            kind,
-            path,
-            from: PathId::NONE,
-            sequence: 0,
-        });
-    }
 }
 
 /// Counts a packet that left by a path; a super-packet counts as what it will be cut into.

@@ -13,6 +13,7 @@ mod advice;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 mod cleanup;
+mod error;
 mod guard;
 mod locals;
 mod mtu;
@@ -27,7 +28,6 @@ mod tunnels;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,112 +41,21 @@ use wgxdp_common::table;
 
 use crate::clock::monotonic_ns;
 use crate::config::Config;
-use crate::dataplane::{self, Dataplane, Hook, Pins, Room};
+use crate::dataplane::{Dataplane, Hook, Pins, Room};
 use crate::engine::{self, Action, Engine, Input, Transition};
 use crate::host::anchor::{self, Anchor};
 use crate::host::neighbour::Neighbours;
 use crate::host::netlink::Netlink;
 use crate::host::view::View;
 use crate::host::watch::Watch;
-use crate::host::{self, wireguard};
+use crate::host::wireguard;
 use crate::prober::Prober;
 
 pub use cleanup::{CleanUp, clean_up};
+pub use error::Error;
 use plan::{PathPlan, PeerPlan, PlanError, Plans, Unlisted};
 pub use refuse::Refusal;
 use roster::{Claims, Numbers};
-
-/// Why the daemon did not start, or stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The host's network.
-    #[error(transparent)]
-    Host(#[from] host::Error),
-    /// A tunnel.
-    #[error(transparent)]
-    Tunnel(#[from] wireguard::Error),
-    /// A tunnel's WireGuard hangs.
-    #[error("WireGuard does not answer for {0} within 5 s: is its process stopped?")]
-    SilentTunnel(String),
-    /// The programs or their maps.
-    #[error(transparent)]
-    Dataplane(#[from] dataplane::Error),
-    /// The configuration and the tunnels do not fit.
-    #[error("{0}")]
-    Plan(String),
-    /// The configuration and the uplinks do not fit.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// An uplink's device does not exist.
-    #[error("uplink {name}: there is no interface {interface}; `ip link` lists what there is")]
-    NoInterface {
-        /// The uplink.
-        name: String,
-        /// Its interface.
-        interface: String,
-    },
-    /// An uplink's device is of a kind that packets cannot be steered to.
-    #[error(
-        "uplink {name}: interface {interface} has neither Ethernet nor plain IP packets, so nothing can be steered to it"
-    )]
-    LinkLayer {
-        /// The uplink.
-        name: String,
-        /// Its interface.
-        interface: String,
-    },
-    /// An uplink has no way to an endpoint.
-    #[error(
-        "uplink {name}: no gateway for {destination} on {interface}, whose addresses are {addresses}; add a default route by {interface}, or set gateway = \"ADDRESS\" (\"none\" if {destination} is on the link)"
-    )]
-    NoGateway {
-        /// The uplink.
-        name: String,
-        /// Its interface.
-        interface: String,
-        /// Its addresses.
-        addresses: String,
-        /// The endpoint that cannot be reached.
-        destination: std::net::IpAddr,
-    },
-    /// An uplink's device does not take `guard` as the configuration asks.
-    #[error(
-        "uplink {name}: xdp = \"{mode}\" cannot be had on {interface}: {refusal}; with xdp = \"auto\" wgxdp does without where it must"
-    )]
-    Guard {
-        /// The uplink.
-        name: String,
-        /// Its interface.
-        interface: String,
-        /// What was asked for.
-        mode: crate::config::XdpMode,
-        /// Why not.
-        refusal: Box<dataplane::Refusal>,
-    },
-    /// The sockets for the probes.
-    #[error("no socket for the probes: {0}")]
-    Prober(#[source] io::Error),
-    /// A system call.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The metrics' address.
-    #[error(transparent)]
-    Metrics(#[from] crate::metrics::BindError),
-    /// More peers than a probe's mark can tell apart.
-    #[error("{0} peers are more than the probes' marks can tell apart")]
-    TooManyPeers(usize),
-}
-
-impl From<PlanError> for Error {
-    fn from(error: PlanError) -> Self {
-        Self::Plan(error.to_string())
-    }
-}
 
 /// Peers that are described one by one at start.
 const DESCRIBED: usize = 16;
