@@ -77,7 +77,8 @@ fn is_ours(index: SessionIndex, tunnel: Port) -> bool {
 #[inline(always)]
 pub(crate) fn whereabouts(key: &EndpointKey, udp: &Datagram) -> Option<Whereabouts> {
     let [kind, first, second] = udp.opening;
-    let heard = if kind == Message::Response.word() || kind == Message::Cookie.word() {
+    let answers = kind == Message::Response.word() || kind == Message::Cookie.word();
+    if answers {
         // The answer to a handshake message bears the index of the other side.
         let index = SessionIndex(if kind == Message::Response.word() {
             second
@@ -85,11 +86,14 @@ pub(crate) fn whereabouts(key: &EndpointKey, udp: &Datagram) -> Option<Whereabou
             first
         });
         let endpoint = *key;
-        HANDSHAKES.get_ptr(HandshakeKey { endpoint, index })
-    } else {
-        CLIENTS.get_ptr(key)
-    };
-    heard.map(read).filter(|entry| entry.is_about(key))
+        if let Some(heard) = HANDSHAKES.get_ptr(HandshakeKey { endpoint, index }).map(read)
+            && heard.is_about(key)
+        {
+            return Some(heard);
+        }
+        // Crowded out by strangers: a client that is known is where its data comes from.
+    }
+    CLIENTS.get_ptr(key).map(read).filter(|entry| entry.is_about(key))
 }
 
 /// Which local address this is, if it is one.

@@ -198,6 +198,25 @@ fn the_answer_to_a_handshake_leaves_where_that_very_message_came_in() {
 }
 
 #[test]
+fn strangers_handshakes_may_crowd_out_a_clients_and_its_answer_goes_where_its_data_comes_from() {
+    let Some(mut hub) = Concentrator::new() else { return };
+    hub.responds(CLIENT);
+    hub.arrives(B, data(CLIENT, B_ADDRESS, OURS));
+    hub.arrives(B, initiation(CLIENT, B_ADDRESS, THEIRS));
+    let context = Context {
+        ifindex: 1,
+        ..Context::default()
+    };
+    for index in 0..4 * CLIENTS {
+        let message = initiation("100.64.9.9:9", B_ADDRESS, index)
+            .to_mac(LOOPBACK_MAC)
+            .build();
+        hub.0.run(Restore, &message, context).expect("the run succeeds");
+    }
+    assert_eq!(hub.responds(CLIENT).packet, response(B_ADDRESS, CLIENT).build());
+}
+
+#[test]
 fn our_own_handshake_hands_out_an_index_too() {
     let Some(mut hub) = Concentrator::new() else { return };
     assert_eq!(hub.arrives(B, data(CLIENT, B_ADDRESS, OURS)), Reason::Stranger);

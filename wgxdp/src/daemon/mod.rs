@@ -456,6 +456,17 @@ impl Daemon {
             info!("and {} peers more", peers - DESCRIBED);
         }
         let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        for (index, tunnel) in self.tunnels.iter().enumerate() {
+            let listed = self.peers.values().filter(|plan| plan.tunnel == index).count();
+            let clients = tunnel.peers.len().saturating_sub(listed);
+            if clients > 0 {
+                info!(
+                    "{}: {} not listed: answered where they last speak, and not probed; list under [[tunnel.peer]] whom this host calls",
+                    tunnel.name,
+                    many(clients, "peer")
+                );
+            }
+        }
         info!("ready: {}, {}", many(uplinks, "uplink"), many(peers, "peer"));
     }
 
