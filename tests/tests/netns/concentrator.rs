@@ -232,6 +232,20 @@ fn a_client_that_speaks_to_another_address_is_followed() -> Result<()> {
     scene.moves_to(0, Local::Primary(Uplink::A))
 }
 
+#[test]
+fn a_killed_daemons_clients_are_where_they_were_for_the_next_one() -> Result<()> {
+    let Some(_alone) = alone("a concentrator killed") else {
+        return Ok(());
+    };
+    let mut scene = Scene::raise()?;
+    scene.starts_at(1, Local::Primary(Uplink::B))?;
+    scene.starts_at(0, Local::Secondary(Uplink::B))?;
+    drop(scene.daemon.take());
+    scene.daemon = Some(Daemon::start_in(&scene.lab.hub, &scene.lab.toml())?);
+    scene.stays_at(1, Local::Primary(Uplink::B))?;
+    scene.stays_at(0, Local::Secondary(Uplink::B))
+}
+
 /// Clients whose packets come from another port are answered there.
 fn ports_are_followed(scene: &Scene, local: Local) -> Result<()> {
     const PORT: u16 = 50_000;

@@ -300,6 +300,7 @@ impl Daemon {
             self.attach_guard(index)?;
         }
         self.dataplane.attach(Hook::Steer, anchor::NAME, self.anchor.index())?;
+        self.adopt_clients();
         self.dataplane.pin_maps()?;
         self.settle_neighbours().await?;
         self.anchor.engage(&self.ports()).await?;
@@ -315,6 +316,16 @@ impl Daemon {
     /// Ports of all tunnels.
     fn ports(&self) -> BTreeSet<u16> {
         tunnels::ports(&self.tunnels)
+    }
+
+    /// Takes over what a run that was killed had learned. Without it clients are learned again with their next handshakes.
+    fn adopt_clients(&self) {
+        let Some(config) = &self.published else { return };
+        match self.dataplane.adopt_clients(config) {
+            Ok(0) => {}
+            Ok(adopted) => info!("{adopted} clients are where they were before"),
+            Err(e) => warn!("{e}: clients are learned again with their next handshakes"),
+        }
     }
 
     /// Attaches `restore` to the uplink's device, if there is one that it is not attached to.

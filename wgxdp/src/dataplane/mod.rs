@@ -7,6 +7,7 @@
 //! | [`tables`] | every map by name, from a loaded object or from the pins of a running one |
 //! | [`endpoints`] | which endpoint leads to which peer |
 //! | [`clients`] | learned clients and the local addresses that they speak to |
+//! | [`adopt`] | what a killed run had learned |
 //! | [`readings`] | the tables as the status and the metrics read them |
 //! | [`memory`] | what the maps cost |
 //! | [`pins`] | `/sys/fs/bpf/wgxdp/` |
@@ -16,6 +17,7 @@
 //! Everything is written before anything refers to it: paths and peers before the endpoints that lead to them, the configuration before the
 //! programs are attached.
 
+mod adopt;
 mod attach;
 mod clients;
 mod endpoints;
@@ -36,8 +38,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValue
 use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError};
 use wgxdp_common::abi::{
-    MAP_CLAMP, MAP_CONFIG, MAP_PATH_COUNTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_CLAMP_MSS, PROGRAM_RESTORE,
-    PROGRAM_STEER,
+    MAP_CLAMP, MAP_CLIENTS, MAP_CONFIG, MAP_PATH_COUNTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_CLAMP_MSS,
+    PROGRAM_RESTORE, PROGRAM_STEER,
 };
 use wgxdp_common::count::PathCount;
 use wgxdp_common::endpoints::EndpointEntry;
@@ -362,6 +364,18 @@ impl Dataplane {
     /// When the map cannot be opened.
     pub fn records(&self) -> Result<RingBuf<MapData>, Error> {
         typed(&self.ebpf, MAP_RECORDS, Map::RingBuf)
+    }
+
+    /// Takes over the clients that a run before had learned, if it left its pins behind; `config` is the configuration in force. Returns how many.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written; what was taken over until then stays.
+    pub fn adopt_clients(&self, config: &Config) -> Result<u64, Error> {
+        let pins = self.attachments.pins();
+        if !pins.map(MAP_CLIENTS).exists() {
+            return Ok(0);
+        }
+        adopt::adopt(pins, &self.ebpf, config, &self.locals)
     }
 
     /// Pins the maps, so that `wgxdp status` can read them and traffic outlives this process. In place of those of a run before.
