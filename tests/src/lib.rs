@@ -20,6 +20,7 @@
 //! | [`audit`] | what is on a host, before and after |
 //! | [`xdp`] | XDP programs on its devices |
 //! | [`privilege`] | what tests do without root |
+//! | `outlet` | frames sent as they are |
 //! | [`frame`], [`progrun`], [`fixture`] | frames, BPF_PROG_TEST_RUN on them, and the programs configured for it |
 //! | [`bench`] | the benchmarks |
 //! | [`poll`], [`clock`] | waiting on states, and the one clock |
@@ -40,6 +41,7 @@ pub mod frame;
 pub mod host;
 pub mod impair;
 mod nat;
+mod outlet;
 pub mod poll;
 pub mod privilege;
 pub mod process;

@@ -13,6 +13,8 @@ pub enum Unit {
     MegabitsPerSecond,
     /// Packets.
     Packets,
+    /// Packets in a second.
+    PacketsPerSecond,
     /// Events.
     Count,
     /// One value by another.
@@ -27,6 +29,7 @@ impl Unit {
             Self::Nanoseconds => "ns",
             Self::MegabitsPerSecond => "Mbit/s",
             Self::Packets => "packets",
+            Self::PacketsPerSecond => "packets/s",
             Self::Count => "count",
             Self::Ratio => "ratio",
         }

@@ -8,6 +8,8 @@
 //! | | `blackhole_ratio`, `carrier_loss_ratio` | ratio |
 //! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, … | ns |
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
+//! | [`clients`] | `rate_1`, `rate_100`, `rate_10000`, `rate_60000` | packets/s |
+//! | | `ratio_100`, `ratio_min_100`, `strangers_ratio_100`, the same of the others | ratio |
 //! | [`throughput`] | `up_with`, `up_without`, the same of `down` | Mbit/s |
 //! | | `up_ratio`, `up_ratio_min`, `up_ratio_max`, `up_ratio_best`, the same of `down` | ratio |
 //! | | `failovers` | count |
@@ -15,6 +17,7 @@
 //! A figure's `samples` is how many measurements it is made of: cuts, rounds, pairs. What a figure must reach, if it must reach
 //! anything, is its [`Bound`]; a benchmark reports, it does not fail.
 
+pub mod clients;
 pub mod gap;
 pub mod gap_scale;
 pub mod machine;
@@ -39,6 +42,8 @@ pub enum Scale {
 /// A benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Benchmark {
+    /// See [`clients`].
+    Clients,
     /// See [`gap`].
     Gap,
     /// See [`gap_scale`].
@@ -51,11 +56,18 @@ pub enum Benchmark {
 
 impl Benchmark {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 4] = [Self::Programs, Self::Gap, Self::GapScale, Self::Throughput];
+    pub const ALL: [Self; 5] = [
+        Self::Programs,
+        Self::Clients,
+        Self::Gap,
+        Self::GapScale,
+        Self::Throughput,
+    ];
 
     /// Its name on the command line and in the figures.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Clients => clients::NAME,
             Self::Gap => gap::NAME,
             Self::GapScale => gap_scale::NAME,
             Self::Programs => programs::NAME,
@@ -66,6 +78,7 @@ impl Benchmark {
     /// What it measures, for a newcomer.
     pub fn describe(self) -> &'static str {
         match self {
+            Self::Clients => "packets a second to learned clients, by how many of them there are",
             Self::Gap => "how long a cut silences the tunnel, UDP at 1 kHz, probes every 20 ms",
             Self::GapScale => "how much longer a cut silences the tunnel with ten thousand peers than with one",
             Self::Programs => "what a packet costs in the programs, by BPF_PROG_TEST_RUN",
@@ -79,6 +92,7 @@ impl Benchmark {
     /// The laboratory could not be raised, something in it failed, or the run was interrupted.
     pub fn run(self, scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
         match self {
+            Self::Clients => clients::run(scale, progress),
             Self::Gap => gap::run(scale, progress),
             Self::GapScale => gap_scale::run(scale, progress),
             Self::Programs => programs::run(scale),
