@@ -6,7 +6,7 @@
 //! | | `blackhole_lost_max`, `carrier_loss_lost_max`, `return_lost` | packets |
 //! | [`gap_scale`] | `blackhole_p50_one`, `blackhole_p50_many`, the same of `carrier_loss` | ms |
 //! | | `blackhole_ratio`, `carrier_loss_ratio` | ratio |
-//! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, … | ns |
+//! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, `steer_client_v4`, …; `steer_translated`, … | ns |
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
 //! | [`clients`] | `rate_1`, `rate_100`, `rate_10000`, `rate_60000` | packets/s |
 //! | | `ratio_100`, `ratio_min_100`, `strangers_ratio_100`, the same of the others | ratio |
