@@ -23,7 +23,7 @@
 //! | `outlet` | frames sent as they are |
 //! | [`frame`], [`progrun`], [`fixture`] | frames, BPF_PROG_TEST_RUN on them, and the programs configured for it |
 //! | [`bench`] | the benchmarks |
-//! | [`poll`], [`clock`] | waiting on states, and the one clock |
+//! | [`poll`], [`clock`], `cores` | waiting on states, the one clock, and who runs on which core |
 //!
 //! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else.
 
@@ -33,6 +33,7 @@ pub mod bench;
 pub mod capture;
 pub mod clock;
 pub mod concentrator;
+mod cores;
 pub mod crowd;
 pub mod cut;
 pub mod daemon;

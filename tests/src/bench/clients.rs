@@ -20,9 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use wgxdp::dataplane::{Pins, Tables};
 use wgxdp_common::abi::MAP_CLIENTS;
 use wgxdp_common::checksum::update;
@@ -35,6 +33,7 @@ use super::figure::Summary;
 use super::{Bound, Figure, Scale, Unit};
 use crate::access::{Access, Kind};
 use crate::clock::now_ns;
+use crate::cores::{on_core, usable};
 use crate::daemon::{Daemon, uplinks_toml};
 use crate::fixture::ANCHOR_V4;
 use crate::frame::Frame;
@@ -109,25 +108,10 @@ fn measure(effort: Effort, progress: &mut dyn FnMut(&str)) -> Result<Rates> {
         }
         Ok(())
     };
-    let done: Result<()> = on_one_core(&mut rounds);
+    let done: Result<()> = on_core(usable(1)?, &mut rounds);
     done.with_context(|| hub.daemon.log().text())?;
     hub.daemon.stop(Signal::SIGTERM)?;
     Ok(rates)
-}
-
-/// Does `work` on one core, the last of those that this thread may use.
-fn on_one_core<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let this_thread = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this_thread)?;
-    let last = (0..CpuSet::count())
-        .rev()
-        .find(|core| allowed.is_set(*core) == Ok(true));
-    let mut one = CpuSet::new();
-    one.set(last.context("this thread may run nowhere")?)?;
-    sched_setaffinity(this_thread, &one)?;
-    let done = work();
-    sched_setaffinity(this_thread, &allowed)?;
-    done
 }
 
 /// A hub whose clients are ours to make up. Processes end before their hosts.
