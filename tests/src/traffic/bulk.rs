@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, panic};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 
@@ -144,6 +144,7 @@ fn observe(received: &AtomicU64, warm_up: Duration, time: Duration) -> Result<Me
     let (bytes, busy, since_ns) = (received.load(Ordering::Relaxed), busy()?, now_ns());
     poll::observe_for(time)?;
     let bytes = (received.load(Ordering::Relaxed) - bytes) as f64;
+    ensure!(bytes > 0.0, "nothing arrived in {time:?}");
     Ok(Measured {
         // Bits in a nanosecond are gigabits in a second.
         rate: 8.0 * bytes / (now_ns() - since_ns) as f64 * 1e3,
