@@ -189,15 +189,21 @@ impl Access {
     }
 
     /// The hardware address of the customer's device: the same when the device comes back, so that all that is derived from it is the same too.
-    fn mac(&self) -> &'static str {
-        match self.uplink {
-            Uplink::A => "02:57:00:00:0a:10",
-            Uplink::B => "02:57:00:00:0b:10",
-        }
+    fn mac(&self) -> String {
+        let octets = self.uplink.mac().map(|octet| format!("{octet:02x}"));
+        octets.join(":")
     }
 }
 
 impl Uplink {
+    /// The hardware address of the customer's device, where it is of Ethernet.
+    pub(crate) fn mac(self) -> [u8; 6] {
+        match self {
+            Self::A => [0x02, 0x57, 0, 0, 0x0a, 0x10],
+            Self::B => [0x02, 0x57, 0, 0, 0x0b, 0x10],
+        }
+    }
+
     /// The customer's address on it.
     pub fn address(self, family: Family) -> IpAddr {
         match (self, family) {

@@ -166,7 +166,10 @@ pub fn config(a_ifindex: u32, b_ifindex: u32) -> Config {
 }
 
 /// A path over `uplink` to `endpoint`, suspect after 30 ms and dead after 60 ms.
-fn path(uplink: UplinkId, endpoint: &str, canonical: &str) -> Path {
+///
+/// # Panics
+/// An endpoint is no address and port.
+pub fn path(uplink: UplinkId, endpoint: &str, canonical: &str) -> Path {
     let canonical = socket(canonical).ip().into();
     Path {
         thresholds: Thresholds::new(30_000, 60_000),

@@ -82,23 +82,17 @@ impl Impair {
     /// There is no such device, or the kernel refused.
     pub fn attach(&mut self, device: &str) -> Result<()> {
         let (router, programs) = (&self.router, &mut self.programs);
-        router.enter(|| {
-            tc::qdisc_add_clsact(device).with_context(|| format!("adding clsact to {device} in {}", router.name()))?;
-            let directions = [
-                ("impair_egress", TcAttachType::Egress),
-                ("impair_ingress", TcAttachType::Ingress),
-            ];
-            for (name, direction) in directions {
-                let program = classifier(programs, name)?;
-                let options = TcAttachOptions::Netlink(NlOptions::default());
-                let attached = program.attach_with_options(device, direction, options);
-                let link = attached.with_context(|| format!("attaching {name} to {device} in {}", router.name()))?;
-                // Dropped, the link would be detached by netlink in whatever namespace the dropping thread is in then,
-                // where the same ifindex is another device.
-                mem::forget(program.take_link(link)?);
-            }
-            Ok(())
-        })
+        router
+            .enter(|| {
+                tc::qdisc_add_clsact(device).context("adding clsact")?;
+                let directions = [
+                    ("impair_egress", TcAttachType::Egress),
+                    ("impair_ingress", TcAttachType::Ingress),
+                ];
+                let attach = |(name, direction)| hang(classifier(programs, name)?, device, direction);
+                directions.into_iter().try_for_each(attach)
+            })
+            .with_context(|| format!("impairing {device} in {}", router.name()))
     }
 
     /// From now on `device` loses `loss`. Says when: the clock is read last, just before the write.
@@ -137,6 +131,29 @@ impl Impair {
         let ifindex = self.router.enter(|| nix::net::if_::if_nametoindex(device));
         ifindex.with_context(|| format!("no device {device} in {}", self.router.name()))
     }
+}
+
+/// From now on every IPv4 packet that comes in by `device` ends there: what is sent there costs its receiver nothing more, and nobody answers.
+pub(crate) fn sink(router: &Host, device: &str) -> Result<()> {
+    let mut programs = Ebpf::load(PROGRAMS).context("loading the laboratory's programs (needs root)")?;
+    let program = classifier(&mut programs, "sink")?;
+    program.load().context("loading sink")?;
+    router
+        .enter(|| {
+            tc::qdisc_add_clsact(device).context("adding clsact")?;
+            hang(program, device, TcAttachType::Ingress)
+        })
+        .with_context(|| format!("a sink at {device} in {}", router.name()))
+}
+
+/// Attaches a program to clsact, for as long as the device lives.
+fn hang(program: &mut SchedClassifier, device: &str, direction: TcAttachType) -> Result<()> {
+    let options = TcAttachOptions::Netlink(NlOptions::default());
+    let link = program.attach_with_options(device, direction, options)?;
+    // Dropped, the link would be detached by netlink in whatever namespace the dropping thread is in then,
+    // where the same ifindex is another device.
+    mem::forget(program.take_link(link)?);
+    Ok(())
 }
 
 /// One of the laboratory's programs, by name.

@@ -20,9 +20,10 @@
 //! | [`audit`] | what is on a host, before and after |
 //! | [`xdp`] | XDP programs on its devices |
 //! | [`privilege`] | what tests do without root |
+//! | `outlet` | frames sent as they are |
 //! | [`frame`], [`progrun`], [`fixture`] | frames, BPF_PROG_TEST_RUN on them, and the programs configured for it |
 //! | [`bench`] | the benchmarks |
-//! | [`poll`], [`clock`] | waiting on states, and the one clock |
+//! | [`poll`], [`clock`], `cores` | waiting on states, the one clock, and who runs on which core |
 //!
 //! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else.
 
@@ -32,6 +33,7 @@ pub mod bench;
 pub mod capture;
 pub mod clock;
 pub mod concentrator;
+mod cores;
 pub mod crowd;
 pub mod cut;
 pub mod daemon;
@@ -40,6 +42,7 @@ pub mod frame;
 pub mod host;
 pub mod impair;
 mod nat;
+mod outlet;
 pub mod poll;
 pub mod privilege;
 pub mod process;

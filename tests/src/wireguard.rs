@@ -198,6 +198,15 @@ impl WireGuard {
         }
     }
 
+    /// Keeps a wireguard-go to this core; the kernel's WireGuard works on all of them.
+    ///
+    /// # Errors
+    /// There is no such core, or it has ended.
+    pub fn keep_to(&self, core: usize) -> Result<()> {
+        let userspace = self.userspace.as_ref();
+        userspace.map_or(Ok(()), |process| crate::cores::keep(process.pid(), core))
+    }
+
     /// The first peer's endpoint as WireGuard has it now, once it has one.
     ///
     /// # Errors

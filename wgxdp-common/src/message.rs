@@ -12,7 +12,10 @@
 //! | 1 | handshake initiation | 148 | sender's | |
 //! | 2 | handshake response | 92 | sender's | receiver's |
 //! | 3 | cookie reply | 64 | receiver's | |
-//! | 4 | data | ≥ 32, a multiple of 16 | receiver's | |
+//! | 4 | data | ≥ 32, a multiple of 16 unless full | receiver's | |
+//!
+//! Data is padded to a multiple of 16, but never beyond the sender's MTU of the tunnel (`calculate_skb_padding` in drivers/net/wireguard/send.c): with
+//! the usual 1420 a full message is of 1452 bytes. What that MTU is only the sender knows.
 //!
 //! The first word, type and reserved bytes together, is compared as it stands in memory on a little-endian machine: the type.
 
@@ -52,8 +55,10 @@ impl Message {
     pub const COOKIE_LEN: u32 = 64;
     /// Bytes of the shortest data message, which carries nothing: a keepalive.
     pub const SHORTEST_DATA_LEN: u32 = 32;
-    /// Of which the length of a data message is a multiple.
+    /// Of which the length of a data message is a multiple, if it is not full.
     pub const DATA_LEN_STEP: u32 = 16;
+    /// Bytes of the shortest data message that may be full: no tunnel's MTU is below what every IPv4 host must take (RFC 791).
+    pub const SHORTEST_FULL_LEN: u32 = 576 + Self::SHORTEST_DATA_LEN;
 
     /// The first word of such a message, as it stands in memory.
     #[must_use]
@@ -70,7 +75,8 @@ impl Message {
     pub const fn classify(first: u32, len: u32) -> Result<Self, Reason> {
         let first = u32::from_le(first);
         if first == Self::Data as u32 {
-            let fits = len >= Self::SHORTEST_DATA_LEN && len.is_multiple_of(Self::DATA_LEN_STEP);
+            let padded = len >= Self::SHORTEST_DATA_LEN && len.is_multiple_of(Self::DATA_LEN_STEP);
+            let fits = padded || len >= Self::SHORTEST_FULL_LEN;
             return if fits { Ok(Self::Data) } else { Err(Reason::WrongLength) };
         }
         let (message, expected) = match first {
@@ -116,7 +122,7 @@ mod tests {
             }
         }
         for len in 0..2000 {
-            let expected = if len >= 32 && len % 16 == 0 {
+            let expected = if len >= 32 && len % 16 == 0 || len >= 608 {
                 Ok(Message::Data)
             } else {
                 Err(Reason::WrongLength)
@@ -126,6 +132,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_wireguard_sends_is_data_whatever_the_tunnels_mtu(inner in 0_u32..9000, mtu in 576_u32..9000) {
+            let padded = inner.min(mtu).next_multiple_of(16).min(mtu);
+            prop_assert_eq!(classify([4, 0, 0, 0], padded + 32), Ok(Message::Data));
+        }
+
         #[test]
         fn what_has_another_type_or_reserved_bytes_is_never_wireguards(first: [u8; 4], len in 0_u32..2000) {
             let expected = match first {

@@ -3,11 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Map, Value};
 
 use crate::setup::{self, Need};
 use crate::sh::{self, Privilege};
-use crate::{BenchArgs, BuildArgs, RunArgs, cargo};
+use crate::{BenchArgs, BuildArgs, RunArgs, cargo, vm};
 
 /// The daemon and the laboratory, always built together, so that neither is built twice with other features.
 const PROGRAMS: [&str; 5] = ["--package", "wgxdp", "--package", "wgxdp-tests", "--bins"];
@@ -43,12 +44,48 @@ pub(crate) fn run(args: RunArgs) -> Result<()> {
 
 /// `cargo xtask bench`.
 pub(crate) fn bench(args: BenchArgs) -> Result<()> {
-    setup::run(Need::Laboratory)?;
-    let mut words = vec![OsString::from("bench")];
-    words.extend(args.name.map(OsString::from));
+    let mut words = vec!["bench".to_owned()];
+    words.extend(args.name);
     words.extend(args.quick.then(|| "--quick".into()));
     words.extend(args.json.then(|| "--json".into()));
+    if args.vm {
+        return guests(args.kernel, words, args.json);
+    }
+    setup::run(Need::Laboratory)?;
+    let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
     laboratory(&["--release"], &words)
+}
+
+/// The laboratory in QEMU, with one kernel or with all.
+fn guests(kernel: Option<vm::Series>, words: Vec<String>, json: bool) -> Result<()> {
+    setup::run(Need::Test)?;
+    let built = cargo::build(PROGRAMS.iter().chain(&["--release"]).copied())?;
+    let programs = [cargo::binary(&built, "vm-init")?, cargo::binary(&built, "wgxdp")?];
+    let laboratory = vm::GuestTest {
+        name: "lab".into(),
+        file: cargo::binary(&built, "lab")?.to_owned(),
+        args: words,
+    };
+    for series in kernel.map_or(vm::Series::ALL.to_vec(), |one| vec![one]) {
+        let kernel = vm::kernel(series)?.with_context(|| format!("Debian's archive has no cloud kernel {series}"))?;
+        let show = &mut |line: &str| match with_kernel(series, line) {
+            Some(figure) => println!("{figure}"),
+            None if json => eprintln!("{series} | {line}"),
+            None => println!("{series} | {line}"),
+        };
+        let guest = vm::run(&kernel, &programs, std::slice::from_ref(&laboratory), show)?;
+        if let Some(failure) = guest.failure {
+            bail!("{series}: {failure}");
+        }
+    }
+    Ok(())
+}
+
+/// A figure as JSON, with the kernel that it was measured on. All that a guest prints comes by one line: what else is there is none.
+fn with_kernel(series: vm::Series, line: &str) -> Option<Value> {
+    let mut figure: Map<String, Value> = serde_json::from_str(line).ok()?;
+    figure.insert("kernel".into(), series.to_string().into());
+    Some(figure.into())
 }
 
 fn laboratory(profile: &[&str], words: &[OsString]) -> Result<()> {
@@ -68,4 +105,18 @@ fn become_root(program: &Path, variables: &[(&str, &OsStr)], args: &[OsString]) 
         eprintln!("xtask: {} needs root: by sudo", program.display());
     }
     Err(sh::exec(&mut privilege.command(variables, program, args)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_figure_gets_its_kernel_and_other_lines_are_no_figures() {
+        let figure = with_kernel(vm::Series::V6_12, r#"{"bench":"throughput","value":0.98}"#);
+        assert_eq!(figure.expect("a figure")["kernel"], "6.12");
+        for line in ["tcp_up_ratio  0.98", "", "7", "[1]"] {
+            assert_eq!(with_kernel(vm::Series::V6_1, line), None);
+        }
+    }
 }

@@ -32,7 +32,9 @@ Examples:
   cargo xtask test --only host         what needs neither root nor a virtual machine
   cargo xtask test --only vm --kernel 6.1 -- blackhole
                                        tests with `blackhole` in their name, on Linux 6.1 in QEMU
-  cargo xtask bench --quick            every benchmark, briefly";
+  cargo xtask bench --quick            every benchmark, briefly
+  cargo xtask bench throughput --vm --kernel 6.12
+                                       with the kernel's WireGuard, in QEMU";
 
 #[derive(Subcommand)]
 enum Command {
@@ -106,9 +108,15 @@ struct BenchArgs {
     /// Fewer samples: under a minute for each benchmark
     #[arg(long)]
     quick: bool,
-    /// One JSON object a line: bench, metric, value, unit, samples
+    /// One JSON object a line: bench, metric, value, unit, samples; with --vm also kernel
     #[arg(long)]
     json: bool,
+    /// In QEMU instead, with the kernel's WireGuard, on Linux 6.1 and 6.12
+    #[arg(long)]
+    vm: bool,
+    /// In QEMU with this kernel alone
+    #[arg(long, value_name = "SERIES", requires = "vm")]
+    kernel: Option<vm::Series>,
 }
 
 fn main() -> ExitCode {

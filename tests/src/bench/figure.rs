@@ -13,6 +13,8 @@ pub enum Unit {
     MegabitsPerSecond,
     /// Packets.
     Packets,
+    /// Packets in a second.
+    PacketsPerSecond,
     /// Events.
     Count,
     /// One value by another.
@@ -27,6 +29,7 @@ impl Unit {
             Self::Nanoseconds => "ns",
             Self::MegabitsPerSecond => "Mbit/s",
             Self::Packets => "packets",
+            Self::PacketsPerSecond => "packets/s",
             Self::Count => "count",
             Self::Ratio => "ratio",
         }
@@ -117,6 +120,10 @@ impl Figure {
 pub(crate) struct Summary {
     /// The middle one; of an even number the mean of the two in the middle.
     pub(crate) median: f64,
+    /// The mean of the middle half (the interquartile mean): as deaf to outliers as the median, and not grainy where values are few and apart.
+    pub(crate) midmean: f64,
+    /// The quartiles below and above the median, to the nearest sample.
+    pub(crate) quartiles: [f64; 2],
     /// The smallest.
     pub(crate) min: f64,
     /// The largest.
@@ -132,8 +139,12 @@ impl Summary {
         sorted.sort_unstable_by(f64::total_cmp);
         let upper = *sorted.get(sorted.len() / 2)?;
         let lower = *sorted.get(sorted.len().saturating_sub(1) / 2)?;
+        let quarter = sorted.len() / 4;
+        let middle = sorted.get(quarter..sorted.len() - quarter)?;
         Some(Self {
             median: f64::midpoint(lower, upper),
+            midmean: middle.iter().sum::<f64>() / middle.len() as f64,
+            quartiles: [*middle.first()?, *middle.last()?],
             min: *sorted.first()?,
             max: *sorted.last()?,
             count: sorted.len(),
@@ -173,5 +184,13 @@ mod tests {
         assert_eq!((even.median, even.count), (3.0, 4));
         assert_eq!(Summary::of(&[5.0]).map(|one| one.median), Some(5.0));
         assert_eq!(Summary::of(&[]), None);
+    }
+
+    #[test]
+    fn the_middle_half_is_without_a_quarter_at_either_end() {
+        let eight = Summary::of(&[100.0, 3.0, 2.0, 1.0, 0.0, 4.0, 5.0, 6.0]).expect("there are samples");
+        assert_eq!((eight.quartiles, eight.midmean), ([2.0, 5.0], 3.5));
+        let few = Summary::of(&[1.0, 2.0, 6.0]).expect("there are samples");
+        assert_eq!((few.quartiles, few.midmean), ([1.0, 6.0], 3.0));
     }
 }

@@ -5,9 +5,10 @@ use std::fs;
 use anyhow::Result;
 
 use crate::host::Host;
+use crate::privilege;
 use crate::wireguard::{INTERFACE, Implementation};
 
-/// The machine in one line: kernel, processor, load, WireGuard.
+/// The machine in one line: kernel, processor, whether QEMU plays it, load, WireGuard.
 ///
 /// # Errors
 /// No host of the laboratory could be made to look for the kernel's WireGuard.
@@ -16,9 +17,10 @@ pub fn describe() -> Result<String> {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let cores = std::thread::available_parallelism()?;
+    let emulated = if privilege::emulated() { " (emulated)" } else { "" };
     let build = if cfg!(debug_assertions) { ", debug build" } else { "" };
     Ok(format!(
-        "Linux {}, {} × {cores}, load {}, {}{build}",
+        "Linux {}, {} × {cores}{emulated}, load {}, {}{build}",
         kernel.trim(),
         model(&processors).unwrap_or("unknown processor"),
         load.split(' ').next().unwrap_or("unknown"),

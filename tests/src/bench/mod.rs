@@ -4,17 +4,20 @@
 //! |---|---|---|
 //! | [`gap`] | `blackhole_p50`, `blackhole_p99`, `blackhole_max`, the same of `carrier_loss`, `undisturbed_max` | ms |
 //! | | `blackhole_lost_max`, `carrier_loss_lost_max`, `return_lost` | packets |
-//! | [`gap_scale`] | `blackhole_p50_one`, `blackhole_p50_many`, the same of `carrier_loss` | ms |
+//! | [`gap_scale`] | `blackhole_p50_one`, `blackhole_p99_one`, `blackhole_middle_one`, the same of `…_many`, and of `carrier_loss` | ms |
 //! | | `blackhole_ratio`, `carrier_loss_ratio` | ratio |
-//! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, … | ns |
+//! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, `steer_client_v4`, …; `steer_translated`, … | ns |
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
-//! | [`throughput`] | `up_with`, `up_without`, the same of `down` | Mbit/s |
-//! | | `up_ratio`, `up_ratio_min`, `up_ratio_max`, `up_ratio_best`, the same of `down` | ratio |
+//! | [`clients`] | `rate_1`, `rate_100`, `rate_10000`, `rate_60000` | packets/s |
+//! | | `ratio_100`, `ratio_min_100`, `strangers_ratio_100`, the same of the others | ratio |
+//! | [`throughput`] | `tcp_up_with`, `tcp_up_without`, the same of `tcp_down`, `udp_up`, `udp_down` | Mbit/s |
+//! | | `tcp_up_ratio`, `tcp_up_ratio_p25`, `tcp_up_ratio_p75`, `tcp_up_busy_ratio`, the same of the others | ratio |
 //! | | `failovers` | count |
 //!
 //! A figure's `samples` is how many measurements it is made of: cuts, rounds, pairs. What a figure must reach, if it must reach
 //! anything, is its [`Bound`]; a benchmark reports, it does not fail.
 
+pub mod clients;
 pub mod gap;
 pub mod gap_scale;
 pub mod machine;
@@ -39,6 +42,8 @@ pub enum Scale {
 /// A benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Benchmark {
+    /// See [`clients`].
+    Clients,
     /// See [`gap`].
     Gap,
     /// See [`gap_scale`].
@@ -51,11 +56,18 @@ pub enum Benchmark {
 
 impl Benchmark {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 4] = [Self::Programs, Self::Gap, Self::GapScale, Self::Throughput];
+    pub const ALL: [Self; 5] = [
+        Self::Programs,
+        Self::Clients,
+        Self::Gap,
+        Self::GapScale,
+        Self::Throughput,
+    ];
 
     /// Its name on the command line and in the figures.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Clients => clients::NAME,
             Self::Gap => gap::NAME,
             Self::GapScale => gap_scale::NAME,
             Self::Programs => programs::NAME,
@@ -66,10 +78,11 @@ impl Benchmark {
     /// What it measures, for a newcomer.
     pub fn describe(self) -> &'static str {
         match self {
+            Self::Clients => "packets a second to learned clients, by how many of them there are",
             Self::Gap => "how long a cut silences the tunnel, UDP at 1 kHz, probes every 20 ms",
             Self::GapScale => "how much longer a cut silences the tunnel with ten thousand peers than with one",
             Self::Programs => "what a packet costs in the programs, by BPF_PROG_TEST_RUN",
-            Self::Throughput => "TCP through the tunnel with wgxdp and without, in turns",
+            Self::Throughput => "TCP and UDP through the tunnel, both ways, with wgxdp and without, in turns",
         }
     }
 
@@ -79,6 +92,7 @@ impl Benchmark {
     /// The laboratory could not be raised, something in it failed, or the run was interrupted.
     pub fn run(self, scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
         match self {
+            Self::Clients => clients::run(scale, progress),
             Self::Gap => gap::run(scale, progress),
             Self::GapScale => gap_scale::run(scale, progress),
             Self::Programs => programs::run(scale),

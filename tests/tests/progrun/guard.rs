@@ -60,8 +60,8 @@ fn messages() -> Vec<Row> {
         ([2, 0, 0, 0], vec![4, 64, 91, 93, 96, 148, 184], WrongLength),
         ([3, 0, 0, 0], vec![64], Guarded),
         ([3, 0, 0, 0], vec![4, 63, 65, 92, 128, 148], WrongLength),
-        ([4, 0, 0, 0], vec![32, 48, 1424], Guarded),
-        ([4, 0, 0, 0], vec![0, 1, 3, 4, 16, 31, 33, 40, 47, 1425], WrongLength),
+        ([4, 0, 0, 0], vec![32, 48, 592, 1424, 1452], Guarded),
+        ([4, 0, 0, 0], vec![0, 1, 3, 4, 16, 31, 33, 40, 47, 607], WrongLength),
         ([0, 0, 0, 0], vec![32, 64, 92, 148], WrongType),
         ([5, 0, 0, 0], vec![32, 64, 92, 148], WrongType),
         ([0x80, 0, 0, 0], vec![44], WrongType),
@@ -303,6 +303,7 @@ fn a_merged_packet_is_dropped_only_if_neither_end_of_it_can_be_wireguards() {
             148,
             Ok(()),
         ),
+        ("full ones", [data(1452), data(1452), data(48)].concat(), 1452, Ok(())),
         ("junk first", [junk(96), data(96)].concat(), 96, Ok(())),
         ("junk last", [data(96), junk(96)].concat(), 96, Ok(())),
         (

@@ -18,6 +18,9 @@ use crate::host::anchor;
 use crate::host::view::View;
 use crate::host::watch::Event;
 
+/// Half of the shortest interval between probes.
+const LATE: Duration = Duration::from_millis(5);
+
 /// SIGINT and SIGTERM, caught before anything is touched.
 pub(super) struct Signals {
     interrupt: Signal,
@@ -46,6 +49,14 @@ impl Signals {
     }
 }
 
+/// Says how late a wake-up is, if that is long enough to delay probes: whatever kept the loop, or the processor, is to be looked for here.
+fn note_lateness(wakeup: Option<u64>) {
+    let late = Duration::from_nanos(wakeup.map_or(0, |at_ns| monotonic_ns().saturating_sub(at_ns)));
+    if late >= LATE {
+        debug!("a wake-up was {late:.1?} late");
+    }
+}
+
 impl Daemon {
     pub(super) async fn serve(&mut self, mut signals: Signals) -> Result<(), Error> {
         let mut poll = tunnels::Poll::start(&self.config, &self.tunnels);
@@ -63,7 +74,10 @@ impl Daemon {
                     ready.clear_ready();
                     self.drain_records();
                 }
-                () = sleep_until(wakeup) => self.tick(),
+                () = sleep_until(wakeup) => {
+                    note_lateness(wakeup);
+                    self.tick();
+                }
                 answer = poll.next() => match answer {
                     Answer::Changed(tunnels) => self.follow_tunnels(tunnels).await?,
                     Answer::Same(tunnels) => {

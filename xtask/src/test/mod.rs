@@ -204,6 +204,7 @@ fn virtual_machine(series: vm::Series, programs: &Programs, args: &TestArgs) -> 
         &kernel,
         &programs.guest_programs()?,
         &programs.guest_tests(&args.filter)?,
+        &mut |line| println!("{series} | {line}"),
     )?;
     Ok(match guest.failure {
         None => Outcome::Passed(guest.tally),

@@ -26,7 +26,7 @@ use crate::test::tally::Tally;
 
 pub(crate) use self::kernel::{Kernel, Series};
 
-/// A test program for a guest.
+/// A program for a guest to run to its end: a test, or the laboratory.
 #[derive(Clone, Debug)]
 pub(crate) struct GuestTest {
     pub(crate) name: String,
@@ -47,8 +47,13 @@ pub(crate) fn kernel(series: Series) -> Result<Option<Kernel>> {
     kernel::obtain(series)
 }
 
-/// Boots the kernel and runs the tests. The first of `programs` is the guest's init.
-pub(crate) fn run(kernel: &Kernel, programs: &[&Path], tests: &[GuestTest]) -> Result<GuestResult> {
+/// Boots the kernel and runs the tests. The first of `programs` is the guest's init. `show` gets what they print, line by line.
+pub(crate) fn run(
+    kernel: &Kernel,
+    programs: &[&Path],
+    tests: &[GuestTest],
+    show: &mut dyn FnMut(&str),
+) -> Result<GuestResult> {
     let image = initramfs::build(kernel, programs, tests)?;
-    qemu::run(kernel, &image, tests)
+    qemu::run(kernel, &image, tests, show)
 }

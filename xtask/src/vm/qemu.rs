@@ -1,7 +1,7 @@
 //! One guest, from boot to power-off, bounded in time.
 //!
 //! The first serial line is the kernel's console and goes to a file; the second carries what init and the tests print, and
-//! is shown as it comes. The guest has no disk and no screen, and two virtio network cards that are joined to each other and to nothing else.
+//! is handed on as it comes. The guest has no disk and no screen, and two virtio network cards that are joined to each other and to nothing else.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -37,16 +37,21 @@ const CARDS: [&str; 8] = [
 const CONSOLE_TAIL: usize = 60;
 
 /// Boots the kernel with the root in `image`.
-pub(crate) fn run(kernel: &Kernel, image: &Path, tests: &[GuestTest]) -> Result<GuestResult> {
+pub(crate) fn run(
+    kernel: &Kernel,
+    image: &Path,
+    tests: &[GuestTest],
+    show: &mut dyn FnMut(&str),
+) -> Result<GuestResult> {
     let console = sh::target_dir().join(format!("vm/{}.console", kernel.release));
     let qemu = sh::find_program("qemu-system-x86_64")
         .context("qemu-system-x86_64 is not there: `cargo xtask setup` installs it")?;
     let accelerator = if has_kvm() { "kvm" } else { "tcg,thread=multi" };
-    println!(
+    show(&format!(
         "{} in QEMU ({accelerator}); its console is in {}",
         kernel.release,
         console.display()
-    );
+    ));
 
     let words = sh::bounded(
         LIMIT,
@@ -64,7 +69,7 @@ pub(crate) fn run(kernel: &Kernel, image: &Path, tests: &[GuestTest]) -> Result<
     let mut log = Log::new(tests.iter().map(|test| test.name.as_str()));
     let status = sh::stream(&mut command, |line| {
         if !line.is_empty() {
-            println!("{} | {line}", kernel.series);
+            show(line);
         }
         log.line(line);
     })?;
@@ -79,9 +84,9 @@ pub(crate) fn run(kernel: &Kernel, image: &Path, tests: &[GuestTest]) -> Result<
     };
     let failures: Vec<String> = own.into_iter().chain(log.failure(&kernel.release)).collect();
     if trouble(&said).is_some() || !log.has_booted() {
-        println!("the end of {}:", console.display());
+        show(&format!("the end of {}:", console.display()));
         for line in tail(&said) {
-            println!("{} console | {line}", kernel.series);
+            show(&format!("console | {line}"));
         }
     }
     Ok(GuestResult {

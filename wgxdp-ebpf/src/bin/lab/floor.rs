@@ -18,7 +18,7 @@ const WAYS: u32 = 16;
 const ETHERNET: usize = 14;
 const UDP: u8 = 17;
 /// `ETH_P_IP` and `ETH_P_IPV6`, as `__sk_buff::protocol` holds them.
-const PROTOCOL_V4: u32 = 0x0800_u16.to_be() as u32;
+pub(crate) const PROTOCOL_V4: u32 = 0x0800_u16.to_be() as u32;
 const PROTOCOL_V6: u32 = 0x86dd_u16.to_be() as u32;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;

@@ -12,7 +12,7 @@ use aya_ebpf::programs::TcContext;
 use crate::NEXT;
 
 /// `TC_ACT_SHOT`: drop.
-const DROP: i32 = 2;
+pub(crate) const DROP: i32 = 2;
 /// Devices of one router, more than enough: ifindexes in a new namespace start at 1.
 const DEVICES: u32 = 256;
 

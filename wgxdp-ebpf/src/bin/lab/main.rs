@@ -3,6 +3,7 @@
 //! | program | does |
 //! |---|---|
 //! | `impair_egress`, `impair_ingress` | drop a part of what leaves and of what comes in: [`impair`] |
+//! | `sink` | drops IPv4: what is sent there costs its receiver nothing more |
 //! | `empty` | nothing: what calling a program costs |
 //! | `empty_xdp` | the same in XDP; in tests, somebody else's program |
 //! | `floor` | the least that sends a packet another way: [`mod@floor`] |
@@ -48,6 +49,18 @@ fn impair_egress(ctx: TcContext) -> i32 {
 #[classifier]
 fn impair_ingress(ctx: TcContext) -> i32 {
     impair::impair(&ctx, impair::INGRESS)
+}
+
+/// Drops IPv4.
+#[classifier]
+fn sink(ctx: TcContext) -> i32 {
+    // SAFETY: the kernel hands a valid `__sk_buff` to the program, for as long as it runs.
+    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    if protocol == floor::PROTOCOL_V4 {
+        impair::DROP
+    } else {
+        NEXT
+    }
 }
 
 /// The licence that GPL-only helpers ask for.

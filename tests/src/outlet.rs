@@ -1,0 +1,78 @@
+//! Frames sent as they are, out of one device, many with one system call (packet(7)).
+
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrLike as _, bind, sendmmsg, socket,
+};
+
+use crate::host::Host;
+
+/// Most frames of one system call.
+pub(crate) const BATCH: usize = 64;
+
+/// A packet socket that only sends.
+pub(crate) struct Outlet {
+    socket: OwnedFd,
+    headers: MultiHeaders<()>,
+}
+
+impl Outlet {
+    /// Out of this device of `host`. What it sends passes the device's egress programs, as everything else does.
+    ///
+    /// # Errors
+    /// Not root, or there is no such device.
+    pub(crate) fn open(host: &Host, device: &str) -> Result<Self> {
+        let opened = host.enter(|| {
+            let ifindex = nix::net::if_::if_nametoindex(device)?;
+            // Protocol 0: nothing is received, and the kernel reads a frame's protocol from its Ethernet header.
+            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+            bind(socket.as_raw_fd(), &address(ifindex))?;
+            nix::Result::Ok(socket)
+        });
+        Ok(Self {
+            socket: opened.with_context(|| format!("a packet socket at {device} in {} (needs root)", host.name()))?,
+            headers: MultiHeaders::preallocate(BATCH, None),
+        })
+    }
+
+    /// Sends frames.
+    ///
+    /// # Errors
+    /// What the kernel said, or it did not take all of them.
+    pub(crate) fn send<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<()> {
+        for batch in frames.chunks(BATCH) {
+            let slices: Vec<[IoSlice<'_>; 1]> = batch.iter().map(|frame| [IoSlice::new(frame.as_ref())]).collect();
+            let nobody = [None; BATCH];
+            let flags = MsgFlags::empty();
+            let sent = sendmmsg(
+                self.socket.as_raw_fd(),
+                &mut self.headers,
+                &slices,
+                &nobody[..batch.len()],
+                [],
+                flags,
+            );
+            let sent = sent.context("sending frames")?.count();
+            ensure!(sent == batch.len(), "only {sent} of {} frames were taken", batch.len());
+        }
+        Ok(())
+    }
+}
+
+fn address(ifindex: u32) -> LinkAddr {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: ifindex as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the pointer is to an address of the family and length that it claims.
+    let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(size_of_val(&address) as u32)) };
+    address.expect("the family is AF_PACKET")
+}
