@@ -10,6 +10,7 @@ mod concentrator;
 mod endures;
 mod families;
 mod follows;
+mod full;
 mod guard;
 mod kinds;
 mod laboratory;
