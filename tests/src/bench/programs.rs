@@ -184,6 +184,7 @@ fn swap_endpoints(fixture: &mut Fixture) -> Result<()> {
             key,
             EndpointRef::new(id).with_path(A, 0),
             canonical.address,
+            peer.order,
         ))?;
         dataplane.credit(PathId::new(id, 0), now_ns());
     }
