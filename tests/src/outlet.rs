@@ -2,8 +2,11 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrLike as _, bind, sendmmsg, socket,
 };
@@ -12,6 +15,8 @@ use crate::host::Host;
 
 /// Most frames of one system call.
 pub(crate) const BATCH: usize = 64;
+/// How long a full queue is left alone.
+const REFUSED: Duration = Duration::from_micros(50);
 
 /// A packet socket that only sends.
 pub(crate) struct Outlet {
@@ -38,27 +43,41 @@ impl Outlet {
         })
     }
 
-    /// Sends frames.
+    /// Sends frames, all of them: what a full queue refuses is offered again.
     ///
     /// # Errors
-    /// What the kernel said, or it did not take all of them.
+    /// What the kernel said.
     pub(crate) fn send<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<()> {
         for batch in frames.chunks(BATCH) {
             let slices: Vec<[IoSlice<'_>; 1]> = batch.iter().map(|frame| [IoSlice::new(frame.as_ref())]).collect();
-            let nobody = [None; BATCH];
-            let flags = MsgFlags::empty();
-            let sent = sendmmsg(
-                self.socket.as_raw_fd(),
-                &mut self.headers,
-                &slices,
-                &nobody[..batch.len()],
-                [],
-                flags,
-            );
-            let sent = sent.context("sending frames")?.count();
-            ensure!(sent == batch.len(), "only {sent} of {} frames were taken", batch.len());
+            let mut left = slices.as_slice();
+            while !left.is_empty() {
+                let sent = self.offer(left)?;
+                if sent == 0 {
+                    thread::sleep(REFUSED);
+                }
+                left = &left[sent..];
+            }
         }
         Ok(())
+    }
+
+    /// How many of these frames were taken.
+    fn offer(&mut self, frames: &[[IoSlice<'_>; 1]]) -> Result<usize> {
+        let (nobody, flags) = ([None; BATCH], MsgFlags::empty());
+        let sent = sendmmsg(
+            self.socket.as_raw_fd(),
+            &mut self.headers,
+            frames,
+            &nobody[..frames.len()],
+            [],
+            flags,
+        );
+        match sent {
+            Ok(sent) => Ok(sent.count()),
+            Err(Errno::ENOBUFS) => Ok(0),
+            Err(error) => Err(error).context("sending frames"),
+        }
     }
 }
 

@@ -10,8 +10,8 @@
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
 //! | [`clients`] | `rate_1`, `rate_100`, `rate_10000`, `rate_60000` | packets/s |
 //! | | `ratio_100`, `ratio_min_100`, `strangers_ratio_100`, the same of the others | ratio |
-//! | [`throughput`] | `tcp_up_with`, `tcp_up_without`, the same of `tcp_down`, `udp_up`, `udp_down` | Mbit/s |
-//! | | `tcp_up_ratio`, `tcp_up_ratio_p25`, `tcp_up_ratio_p75`, `tcp_up_busy_ratio`, the same of the others | ratio |
+//! | [`throughput`] | `tcp_up_without`, `tcp_up_with`, `tcp_up_guarded`, the same of `tcp_down`, `udp_up`, `udp_down` | Mbit/s |
+//! | | `tcp_up_ratio`, `tcp_up_ratio_p25`, `tcp_up_ratio_p75`, `tcp_up_busy_ratio`, `tcp_up_guarded_ratio`, …, the same of the others | ratio |
 //! | | `failovers` | count |
 //!
 //! A figure's `samples` is how many measurements it is made of: cuts, rounds, pairs. What a figure must reach, if it must reach

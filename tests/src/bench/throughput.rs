@@ -1,8 +1,11 @@
-//! TCP and UDP through the tunnel, both ways, with wgxdp and without, in turns, in one laboratory with one tunnel of MTU 1420: the daemon starts, the
-//! transfers are measured, the daemon stops and takes all that is its own away, the transfers are measured again. A ratio is of the two halves of a
-//! pair. Half of the pairs begin with the one, half with the other, so that a machine that becomes faster or slower favours neither; and they
-//! are many and short. The branch's sender or receiver and its wireguard-go share one core, the hub's another. `…_busy_ratio` is of what a byte
-//! costs all cores, which does not depend on who waits for whom; on an idle machine it says more than the rates.
+//! TCP and UDP through the tunnel, both ways, in one laboratory with one tunnel of MTU 1420, three times in a round: without wgxdp, with it but for its XDP
+//! program, and with all of it (`guarded`). For either the daemon starts, the transfers are measured, the daemon stops and takes all that is its own away.
+//! A ratio is to the same round's transfer without wgxdp. Rounds begin with each of the three in turn, so that a machine that becomes faster or slower
+//! favours none; and they are many and short. The branch's sender or receiver and its wireguard-go share one core, the hub's another.
+//! `…_busy_ratio` is of what a byte costs all cores, which does not depend on who waits for whom; on an idle machine it says more than the rates.
+//!
+//! The uplinks are veths. To have XDP look at it a veth copies what the other end sends, whole super-packets of it (`veth_convert_skb_to_xdp_buff`), which no
+//! network card does: `guarded` is about veths, and the other ratio about everything else.
 //!
 //! That packets took the way that is measured is read from the programs' pinned counts: with wgxdp they steered and restored, without it
 //! there are no pins. `failovers` says how often a starved machine looked like a dead path meanwhile.
@@ -37,7 +40,7 @@ const DOWN: &str = " down after ";
 /// How much of it.
 #[derive(Debug, Clone, Copy)]
 struct Effort {
-    pairs: usize,
+    rounds: usize,
     /// Of one transfer.
     time: Duration,
 }
@@ -59,70 +62,90 @@ enum Way {
     Down,
 }
 
-/// Of each of [`FLOWS`].
-type Half = [Measured; FLOWS.len()];
-
-/// Both halves of a pair.
-#[derive(Debug, Clone, Copy)]
-struct Pair {
-    with: Half,
-    without: Half,
+/// What carries the tunnel's packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    /// The kernel alone.
+    Plain,
+    /// wgxdp, with this `xdp`.
+    Wgxdp(Option<&'static str>),
 }
 
-/// Measures pairs.
+/// All of them, the one that the others are compared with first, and what the figures call them.
+const CARRIERS: [(&str, &str, Carrier); 3] = [
+    ("without", "", Carrier::Plain),
+    ("with", "", Carrier::Wgxdp(Some("off"))),
+    ("guarded", "guarded_", Carrier::Wgxdp(None)),
+];
+
+/// Of each of [`FLOWS`].
+type Flows = [Measured; FLOWS.len()];
+/// Before they are measured.
+const NOTHING: Flows = [Measured { rate: 0.0, busy: 0.0 }; FLOWS.len()];
+/// By each of [`CARRIERS`].
+type Round = [Flows; CARRIERS.len()];
+
+/// Measures rounds.
 ///
 /// # Errors
 /// The laboratory or the daemon could not be raised, a connection broke, or packets did not take the way that is measured.
 pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
     let effort = match scale {
         Scale::Full => Effort {
-            pairs: 32,
+            rounds: 30,
             time: Duration::from_millis(700),
         },
         Scale::Quick => Effort {
-            pairs: 5,
+            rounds: 4,
             time: Duration::from_millis(700),
         },
     };
     let lab = Lab::raise(Family::V4)?;
     lab.branch_wg.keep_to(usable(0)?)?;
     lab.hub_wg.keep_to(usable(1)?)?;
-    let (mut pairs, mut failovers) = (Vec::new(), 0);
-    for number in 0..effort.pairs {
-        let mut with_wgxdp = || -> Result<Half> {
-            let (half, downs) = with(&lab, effort.time)?;
-            failovers += downs;
-            Ok(half)
-        };
-        let pair = if number % 2 == 0 {
-            let without = without(&lab, effort.time)?;
-            let with = with_wgxdp()?;
-            Pair { with, without }
-        } else {
-            let with = with_wgxdp()?;
-            let without = without(&lab, effort.time)?;
-            Pair { with, without }
-        };
-        progress(&format!("pair {} of {}: {}", number + 1, effort.pairs, pair.describe()));
-        pairs.push(pair);
+    let (mut rounds, mut failovers) = (Vec::new(), 0);
+    for number in 0..effort.rounds {
+        let mut round = [NOTHING; CARRIERS.len()];
+        for turn in 0..CARRIERS.len() {
+            let place = (number + turn) % CARRIERS.len();
+            round[place] = match CARRIERS[place].2 {
+                Carrier::Plain => without(&lab, effort.time)?,
+                Carrier::Wgxdp(xdp) => {
+                    let (flows, downs) = with(&lab, xdp, effort.time)?;
+                    failovers += downs;
+                    flows
+                }
+            };
+        }
+        progress(&format!(
+            "round {} of {}, Mbit/s: {}",
+            number + 1,
+            effort.rounds,
+            describe(&round)
+        ));
+        rounds.push(round);
     }
-    let mut figures = figures(&pairs)?;
+    let mut figures = figures(&rounds)?;
     figures.push(Figure::new(
         NAME,
         "failovers",
         failovers as f64,
         Unit::Count,
-        pairs.len(),
+        rounds.len(),
     ));
     Ok(figures)
 }
 
 /// With the daemon: the rates, and how often it found a path silent.
-fn with(lab: &Lab, time: Duration) -> Result<(Half, usize)> {
-    let daemon = Daemon::start(lab, &Settings::default())?;
+fn with(lab: &Lab, xdp: Option<&'static str>, time: Duration) -> Result<(Flows, usize)> {
+    let settings = Settings {
+        xdp,
+        ..Settings::default()
+    };
+    let daemon = Daemon::start(lab, &settings)?;
     let measured = (|| {
         let tables = lab.branch.enter(|| Tables::pinned(&Pins::default()))?;
-        let half = half(lab, time)?;
+        let flows = flows(lab, time)?;
         let restored = (0..2).map(|uplink| tables.reason_count(Place::Uplink(UplinkId(uplink)), Reason::Restored));
         let restored: u64 = restored.sum::<Result<u64, _>>()?;
         let steered = tables.reason_count(Place::Anchor, Reason::Steered)?;
@@ -131,7 +154,7 @@ fn with(lab: &Lab, time: Duration) -> Result<(Half, usize)> {
             "only {steered} packets were steered and {restored} restored"
         );
         let downs = daemon.log().since(0).iter().filter(|line| line.contains(DOWN)).count();
-        Ok((half, downs))
+        Ok((flows, downs))
     })();
     let measured = measured.with_context(|| daemon.log().text())?;
     let ended = daemon.stop(Signal::SIGTERM)?;
@@ -139,65 +162,67 @@ fn with(lab: &Lab, time: Duration) -> Result<(Half, usize)> {
     Ok(measured)
 }
 
-fn without(lab: &Lab, time: Duration) -> Result<Half> {
+fn without(lab: &Lab, time: Duration) -> Result<Flows> {
     let pinned = lab.branch.enter(|| Tables::pinned(&Pins::default()).is_ok());
     ensure!(!pinned, "wgxdp has left its pins behind");
-    half(lab, time)
+    flows(lab, time)
 }
 
-fn half(lab: &Lab, time: Duration) -> Result<Half> {
+fn flows(lab: &Lab, time: Duration) -> Result<Flows> {
     let (branch, hub) = (
         (&lab.branch, BRANCH_INNER, usable(0)?),
         (&lab.hub, HUB_INNER, usable(1)?),
     );
-    let mut half = [Measured { rate: 0.0, busy: 0.0 }; FLOWS.len()];
-    for ((_, transport, way), measured) in FLOWS.into_iter().zip(&mut half) {
+    let mut flows = NOTHING;
+    for ((_, transport, way), measured) in FLOWS.into_iter().zip(&mut flows) {
         let (from, to) = match way {
             Way::Up => (branch, hub),
             Way::Down => (hub, branch),
         };
         *measured = bulk::measure(transport, from, to, WARM_UP, time)?;
     }
-    Ok(half)
+    Ok(flows)
 }
 
-impl Pair {
-    fn describe(&self) -> String {
-        let flows = FLOWS.iter().zip(self.with.iter().zip(&self.without));
-        let flows = flows
-            .map(|((name, ..), (with, without))| format!("{name} {:.0} with, {:.0} without", with.rate, without.rate));
-        format!("Mbit/s: {}", flows.collect::<Vec<_>>().join("; "))
-    }
+fn describe(round: &Round) -> String {
+    let flow = |(place, (name, ..)): (usize, &(&str, _, _))| {
+        let rates = CARRIERS.iter().zip(round);
+        let rates = rates.map(|((carrier, ..), flows)| format!("{:.0} {carrier}", flows[place].rate));
+        format!("{name} {}", rates.collect::<Vec<_>>().join(", "))
+    };
+    FLOWS.iter().enumerate().map(flow).collect::<Vec<_>>().join("; ")
 }
 
-fn figures(pairs: &[Pair]) -> Result<Vec<Figure>> {
+fn figures(rounds: &[Round]) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (place, (name, ..)) in FLOWS.iter().enumerate() {
-        let halves = pairs.iter().map(|pair| (pair.with[place], pair.without[place]));
-        figures.extend(flow(name, &halves.collect::<Vec<_>>())?);
+    for (flow, (name, ..)) in FLOWS.iter().enumerate() {
+        for (carrier, (metric, prefix, what)) in CARRIERS.iter().enumerate() {
+            let of_rounds = |of: &dyn Fn(&Measured, &Measured) -> f64| {
+                let samples = rounds.iter().map(|round| of(&round[carrier][flow], &round[0][flow]));
+                Summary::of(&samples.collect::<Vec<_>>()).context("there was no round")
+            };
+            let figure =
+                |metric: &str, value, unit| Figure::new(NAME, format!("{name}_{metric}"), value, unit, rounds.len());
+            let rate = of_rounds(&|this, _| this.rate)?;
+            figures.push(figure(metric, rate.median, Unit::MegabitsPerSecond));
+            if *what == Carrier::Plain {
+                continue;
+            }
+            let (ratio, busy) = (
+                of_rounds(&|this, plain| this.rate / plain.rate)?,
+                of_rounds(&|this, plain| this.busy / plain.busy)?,
+            );
+            let [lower, upper] = ratio.quartiles;
+            let figure = |metric: &str, value| figure(&format!("{prefix}{metric}"), value, Unit::Ratio);
+            figures.extend([
+                figure("ratio", ratio.median).bounded(LEAST),
+                figure("ratio_p25", lower),
+                figure("ratio_p75", upper),
+                figure("busy_ratio", busy.median),
+            ]);
+        }
     }
     Ok(figures)
-}
-
-/// The figures of one flow, of what was measured of it with wgxdp and without.
-fn flow(name: &str, halves: &[(Measured, Measured)]) -> Result<Vec<Figure>> {
-    let summary = |of: &dyn Fn(&(Measured, Measured)) -> f64| {
-        let samples: Vec<f64> = halves.iter().map(of).collect();
-        Summary::of(&samples).context("there was no pair")
-    };
-    let (with, without) = (summary(&|(with, _)| with.rate)?, summary(&|(_, without)| without.rate)?);
-    let ratio = summary(&|(with, without)| with.rate / without.rate)?;
-    let busy = summary(&|(with, without)| with.busy / without.busy)?;
-    let figure = |metric: &str, value, unit| Figure::new(NAME, format!("{name}_{metric}"), value, unit, ratio.count);
-    let [lower, upper] = ratio.quartiles;
-    Ok(vec![
-        figure("with", with.median, Unit::MegabitsPerSecond),
-        figure("without", without.median, Unit::MegabitsPerSecond),
-        figure("ratio", ratio.median, Unit::Ratio).bounded(LEAST),
-        figure("ratio_p25", lower, Unit::Ratio),
-        figure("ratio_p75", upper, Unit::Ratio),
-        figure("busy_ratio", busy.median, Unit::Ratio),
-    ])
 }
 
 #[cfg(test)]
@@ -205,25 +230,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_is_of_the_halves_of_a_pair_and_not_of_the_medians() {
-        let half = |rate| {
+    fn a_ratio_is_of_one_round_and_not_of_the_medians() {
+        let flows = |rate| {
             [Measured {
                 rate,
                 busy: 100.0 / rate,
             }; FLOWS.len()]
         };
-        let pair = |with, without| Pair {
-            with: half(with),
-            without: half(without),
-        };
-        let pairs = [pair(100.0, 100.0), pair(45.0, 50.0), pair(19.0, 20.0)];
-        let figures = figures(&pairs).expect("there are pairs");
+        let rounds = [
+            [flows(100.0), flows(100.0), flows(50.0)],
+            [flows(50.0), flows(45.0), flows(50.0)],
+            [flows(20.0), flows(19.0), flows(15.0)],
+        ];
+        let figures = figures(&rounds).expect("there are rounds");
         let value = |metric: &str| figures.iter().find(|figure| figure.metric == metric).map(|f| f.value);
         for (name, ..) in FLOWS {
             let value = |metric: &str| value(&format!("{name}_{metric}"));
             assert_eq!((value("with"), value("without")), (Some(45.0), Some(50.0)));
             assert_eq!((value("ratio"), value("busy_ratio")), (Some(0.95), Some(1.053)));
             assert_eq!((value("ratio_p25"), value("ratio_p75")), (Some(0.9), Some(1.0)));
+            assert_eq!((value("guarded"), value("guarded_ratio")), (Some(50.0), Some(0.75)));
         }
     }
 }
