@@ -8,6 +8,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{major, minor};
+
 use super::PreflightError;
 
 /// The lock's name in the run directory.
@@ -84,17 +86,13 @@ impl Lock {
     /// Whether some process holds the lock in the run directory, without taking it: a daemon that starts at this moment is not disturbed.
     #[must_use]
     pub fn is_held(directory: &Path) -> bool {
-        let Ok(found) = fs::metadata(directory.join(LOCK_FILE)) else {
+        let path = directory.join(LOCK_FILE);
+        let Ok(found) = fs::metadata(&path) else {
             return false;
         };
-        // `1: FLOCK  ADVISORY  WRITE 4711 fe:01:123456 0 EOF`, see proc_locks(5); the numbers of the device are of the file system's, which
-        // differs from the file's in some: the inode and the kind of lock will do.
-        let inode = found.ino().to_string();
+        let pid = File::open(&path).ok().and_then(|mut file| read_pid(&mut file));
         let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-        locks.lines().any(|line| {
-            let mut words = line.split_whitespace();
-            words.any(|word| word == "FLOCK") && words.any(|word| word.rsplit(':').next() == Some(&inode))
-        })
+        locks.lines().any(|line| is_lock_on(line, &found, pid))
     }
 
     /// The run directory.
@@ -114,6 +112,19 @@ impl Drop for Lock {
         // Refused by the kernel if anything is left in it.
         let _ = fs::remove_dir(&self.directory);
     }
+}
+
+/// Whether a line of proc_locks(5), such as `1: FLOCK  ADVISORY  WRITE 4711 fe:01:123456 0 EOF`, is about a lock on this file. Other file systems have inodes of the
+/// same number, and the device's number is of the file system's, which differs from the file's in some: that, or the process that the file names, must be right, too.
+fn is_lock_on(line: &str, file: &fs::Metadata, holder: Option<u32>) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, _, pid, place, ..] = words[..] else {
+        return false;
+    };
+    let device = format!("{:02x}:{:02x}", major(file.dev()), minor(file.dev()));
+    place.rsplit_once(':').is_some_and(|(on, inode)| {
+        inode == file.ino().to_string() && (on == device || pid.parse().ok() == holder.filter(|pid| *pid != 0))
+    })
 }
 
 fn is_something_else(directory: &Path) -> bool {
@@ -139,4 +150,38 @@ fn read_pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(16).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_about_the_file_if_the_inode_is_right_and_the_device_or_the_holder() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let file = file.as_file().metadata().expect("its metadata");
+        let (inode, device) = (
+            file.ino(),
+            format!("{:02x}:{:02x}", major(file.dev()), minor(file.dev())),
+        );
+        let rows = [
+            (format!("1: FLOCK  ADVISORY  WRITE 9 {device}:{inode} 0 EOF"), true),
+            (format!("1: FLOCK  ADVISORY  WRITE 4711 ff:ff:{inode} 0 EOF"), true),
+            (format!("1: FLOCK  ADVISORY  WRITE 9 ff:ff:{inode} 0 EOF"), false),
+            (
+                format!("1: FLOCK  ADVISORY  WRITE 4711 {device}:{}1 0 EOF", inode),
+                false,
+            ),
+            (format!("1: POSIX  ADVISORY  WRITE 4711 {device}:{inode} 0 EOF"), false),
+            (String::new(), false),
+        ];
+        for (line, expected) in rows {
+            assert_eq!(is_lock_on(&line, &file, Some(4711)), expected, "{line}");
+        }
+        assert!(!is_lock_on(
+            &format!("1: FLOCK  ADVISORY  WRITE 0 ff:ff:{inode} 0 EOF"),
+            &file,
+            Some(0)
+        ));
+    }
 }
