@@ -203,7 +203,7 @@ fn virtual_machine(series: vm::Series, programs: &Programs, args: &TestArgs) -> 
     let guest = vm::run(
         &kernel,
         &programs.guest_programs()?,
-        &programs.guest_tests(&args.filter)?,
+        &programs.guest_tests(series, &args.filter)?,
         &mut |line| println!("{series} | {line}"),
     )?;
     Ok(match guest.failure {

@@ -12,7 +12,7 @@ use super::report::Outcome;
 use super::tally::Tally;
 use crate::cargo::{self, Executable};
 use crate::sh::{self, Privilege};
-use crate::vm::GuestTest;
+use crate::vm::{GuestTest, Series};
 
 /// The test programs that need a kernel to themselves, and their options. What measures time runs alone.
 const KERNEL_TESTS: [(&str, &[&str]); 3] = [
@@ -23,9 +23,10 @@ const KERNEL_TESTS: [(&str, &[&str]); 3] = [
 
 /// Laws that are about this program and the laboratory, and no kernel decides them: unless asked for by name, guests leave them to the host. Under
 /// emulation they would take a third of the time.
-const HOSTS_OWN: [&str; 8] = [
+const HOSTS_OWN: [&str; 9] = [
     "command::",
     "follows::",
+    "full::",
     "laboratory::",
     "metrics::",
     "refuses::",
@@ -33,6 +34,9 @@ const HOSTS_OWN: [&str; 8] = [
     "status::",
     "tunnels::",
 ];
+
+/// Laws about attaching and repairing, for which one kernel with clsact and one with tcx are enough: the host has tcx.
+const FOR_CLSACT: [&str; 5] = ["concentrator::", "endures::", "guard::a_", "leaves_nothing::", "mtu::"];
 
 /// No test program runs longer.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -99,7 +103,7 @@ impl Programs {
     }
 
     /// The tests that a guest runs, in order.
-    pub(crate) fn guest_tests(&self, filter: &[String]) -> Result<Vec<GuestTest>> {
+    pub(crate) fn guest_tests(&self, series: Series, filter: &[String]) -> Result<Vec<GuestTest>> {
         let test = |(name, _): &(&str, _)| {
             let (test, options) = self.kernel_test(name)?;
             Ok(GuestTest {
@@ -108,7 +112,7 @@ impl Programs {
                 args: options
                     .iter()
                     .map(ToString::to_string)
-                    .chain(guest_filter(filter))
+                    .chain(guest_filter(series, filter))
                     .collect(),
             })
         };
@@ -146,15 +150,13 @@ fn is_kernel_test(program: &Executable) -> bool {
 }
 
 /// What libtest is told to run in a guest.
-fn guest_filter(filter: &[String]) -> Vec<String> {
-    if filter.is_empty() {
-        HOSTS_OWN
-            .iter()
-            .flat_map(|law| ["--skip".to_owned(), (*law).to_owned()])
-            .collect()
-    } else {
-        filter.to_vec()
+fn guest_filter(series: Series, filter: &[String]) -> Vec<String> {
+    if !filter.is_empty() {
+        return filter.to_vec();
     }
+    let left_out: &[&str] = if series.has_tcx() { &FOR_CLSACT } else { &[] };
+    let skip = |law: &&str| ["--skip".to_owned(), (*law).to_owned()];
+    HOSTS_OWN.iter().chain(left_out).flat_map(skip).collect()
 }
 
 fn libtest_args<'a>(options: &[&'a str], filter: &'a [String]) -> Vec<&'a str> {
@@ -223,8 +225,12 @@ mod tests {
 
     #[test]
     fn a_guest_leaves_to_the_host_what_is_the_hosts_unless_it_is_asked_for() {
-        assert_eq!(guest_filter(&[])[..2], ["--skip", "command::"]);
-        assert_eq!(guest_filter(&["status::".into()]), ["status::"]);
+        for series in Series::ALL {
+            let skipped = guest_filter(series, &[]);
+            assert_eq!(skipped[..2], ["--skip", "command::"]);
+            assert_eq!(skipped.iter().any(|law| law == "endures::"), series.has_tcx());
+            assert_eq!(guest_filter(series, &["status::".into()]), ["status::"]);
+        }
     }
 
     #[test]

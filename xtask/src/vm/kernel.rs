@@ -25,6 +25,14 @@ impl Series {
     /// All of them, in the order in which they are tested.
     pub(crate) const ALL: [Self; 2] = [Self::V6_1, Self::V6_12];
 
+    /// Whether programs are attached by tcx there (Linux 6.6), and not by clsact.
+    pub(crate) const fn has_tcx(self) -> bool {
+        match self {
+            Self::V6_1 => false,
+            Self::V6_12 => true,
+        }
+    }
+
     fn number(self) -> [u64; 2] {
         match self {
             Self::V6_1 => [6, 1],
