@@ -29,6 +29,21 @@ pub struct Context {
     pub gso: (u32, u32),
 }
 
+impl Context {
+    /// Nothing special, on the loopback device.
+    pub const PLAIN: Self = Self {
+        ifindex: 0,
+        mark: 0,
+        checksum_complete: false,
+        gso: (0, 0),
+    };
+    /// Arrives on the loopback device, asked for by its index.
+    pub const ON_LOOPBACK: Self = Self {
+        ifindex: 1,
+        ..Self::PLAIN
+    };
+}
+
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {

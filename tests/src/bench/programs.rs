@@ -54,12 +54,7 @@ use crate::progrun::{self, Context, Outcome};
 pub const NAME: &str = "programs";
 
 /// The loopback device, which is uplink A.
-const ON_A: Context = Context {
-    ifindex: 1,
-    mark: 0,
-    checksum_complete: false,
-    gso: (0, 0),
-};
+const ON_A: Context = Context::ON_LOOPBACK;
 /// What `steer` may cost by the floor.
 const STEER_TO_FLOOR: Bound = Bound::AtMost(2.2);
 /// What `restore` may.

@@ -21,12 +21,7 @@ const SACK_PERMITTED: [u8; 2] = [4, 2];
 const TIMESTAMPS: [u8; 10] = [8, 10, 0x11, 0x22, 0x33, 0x44, 0, 0, 0, 0];
 
 /// The tunnel's interface is the loopback device. Its packets have no link-layer header: the program finds the IP header in the first byte.
-const ON_TUNNEL: Context = Context {
-    ifindex: 1,
-    mark: 0,
-    checksum_complete: false,
-    gso: (0, 0),
-};
+const ON_TUNNEL: Context = Context::ON_LOOPBACK;
 
 fn mss(value: u16) -> [u8; 4] {
     let [high, low] = value.to_be_bytes();

@@ -73,10 +73,7 @@ impl Concentrator {
     }
 
     fn arrives(&mut self, at: UplinkId, message: Frame) -> Reason {
-        let context = Context {
-            ifindex: 1,
-            ..Context::default()
-        };
+        let context = Context::ON_LOOPBACK;
         let message = message.to_mac(LOOPBACK_MAC).build();
         let (outcome, reasons) = self.0.reasons_of(Restore, Place::Uplink(at), &message, context);
         assert_eq!(outcome.verdict, REDIRECT, "WireGuard sees it");
@@ -203,10 +200,7 @@ fn strangers_handshakes_may_crowd_out_a_clients_and_its_answer_goes_where_its_da
     hub.responds(CLIENT);
     hub.arrives(B, data(CLIENT, B_ADDRESS, OURS));
     hub.arrives(B, initiation(CLIENT, B_ADDRESS, THEIRS));
-    let context = Context {
-        ifindex: 1,
-        ..Context::default()
-    };
+    let context = Context::ON_LOOPBACK;
     for index in 0..4 * CLIENTS {
         let message = initiation("100.64.9.9:9", B_ADDRESS, index)
             .to_mac(LOOPBACK_MAC)
@@ -248,10 +242,7 @@ fn an_address_that_the_host_has_no_more_is_not_used() {
     hub.answered(CLIENT, Reason::Returned, B_ADDRESS);
     // Nor is it listened to.
     let message = data(CLIENT, B_SECOND, OURS).to_mac(LOOPBACK_MAC).build();
-    let context = Context {
-        ifindex: 1,
-        ..Context::default()
-    };
+    let context = Context::ON_LOOPBACK;
     let (outcome, reasons) = hub.0.reasons_of(Restore, Place::Uplink(B), &message, context);
     assert_eq!(
         (outcome.verdict, reasons.as_slice()),
@@ -265,10 +256,7 @@ fn when_there_are_too_many_the_oldest_go_and_the_newest_stay() {
     hub.responds(CLIENT);
     let client = |n: u32| format!("100.{}.{}.{}:7", 64 + (n >> 16), n >> 8 & 255, n & 255);
     let many = 4 * CLIENTS;
-    let context = Context {
-        ifindex: 1,
-        ..Context::default()
-    };
+    let context = Context::ON_LOOPBACK;
     for n in 0..many {
         let message = data(&client(n), B_ADDRESS, OURS).to_mac(LOOPBACK_MAC).build();
         hub.0.run(Restore, &message, context).expect("the run succeeds");

@@ -12,12 +12,7 @@ use wgxdp_tests::progrun::Context;
 use crate::fixture::*;
 
 /// Arrives on the loopback device, which is uplink A.
-const ON_A: Context = Context {
-    ifindex: 1,
-    mark: 0,
-    checksum_complete: false,
-    gso: (0, 0),
-};
+const ON_A: Context = Context::ON_LOOPBACK;
 /// Source and destination of what the tunnel receives, in both families.
 const FAMILIES: [(&str, &str); 2] = [(HUB, "192.0.2.2:51820"), (HUB_V6, "[2001:db8:a::2]:51820")];
 /// Where the UDP header is, in both families.

@@ -13,12 +13,7 @@ use crate::fixture::*;
 use crate::rows::Table;
 
 /// Arrives on the loopback device, which is uplink A.
-const ON_A: Context = Context {
-    ifindex: 1,
-    mark: 0,
-    checksum_complete: false,
-    gso: (0, 0),
-};
+const ON_A: Context = Context::ON_LOOPBACK;
 const TABLE: Table = Table {
     hook: Restore,
     place: Place::Uplink(A),

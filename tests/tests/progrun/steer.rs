@@ -14,12 +14,7 @@ use wgxdp_tests::progrun::Context;
 use crate::fixture::*;
 use crate::rows::{Row, Table};
 
-const PLAIN: Context = Context {
-    ifindex: 0,
-    mark: 0,
-    checksum_complete: false,
-    gso: (0, 0),
-};
+const PLAIN: Context = Context::PLAIN;
 
 fn v4_packet() -> Frame {
     Frame::wireguard(socket("192.0.0.8:51820"), socket(HUB))
@@ -249,7 +244,7 @@ fn a_silent_path_is_left_at_its_deadline_and_stays_latched_until_released() {
         wgxdp::dataplane::Hook::Restore,
         Place::Uplink(A),
         &reply,
-        Context { ifindex: 1, ..PLAIN },
+        Context::ON_LOOPBACK,
     );
     assert_eq!(reasons, [Reason::Proof]);
     check(
@@ -324,7 +319,7 @@ fn with_no_live_path_packets_leave_all_the_same_and_first_by_one_that_answers() 
         .dataplane
         .publish(&config(0, 1))
         .expect("the configuration is published");
-    let context = Context { ifindex: 1, ..PLAIN };
+    let context = Context::ON_LOOPBACK;
     let (_, reasons) = fixture.reasons_of(wgxdp::dataplane::Hook::Restore, Place::Uplink(B), &reply, context);
     assert_eq!(reasons, [Reason::Proof]);
     let by_b = Frame::wireguard(socket("203.0.113.2:51820"), socket(HUB));

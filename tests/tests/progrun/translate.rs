@@ -16,16 +16,11 @@ const STEER: Table = Table {
     place: Place::Anchor,
     context: PLAIN,
 };
-const PLAIN: Context = Context {
-    ifindex: 0,
-    mark: 0,
-    checksum_complete: false,
-    gso: (0, 0),
-};
+const PLAIN: Context = Context::PLAIN;
 const RESTORE: Table = Table {
     hook: Restore,
     place: Place::Uplink(A),
-    context: Context { ifindex: 1, ..PLAIN },
+    context: Context::ON_LOOPBACK,
 };
 const A_V4: &str = "192.0.2.2:51820";
 const A_V6: &str = "[2001:db8:a::2]:51820";
