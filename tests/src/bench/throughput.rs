@@ -4,8 +4,8 @@
 //! favours none; and they are many and short. The branch's sender or receiver and its wireguard-go share one core, the hub's another.
 //! `…_busy_ratio` is of what a byte costs all cores, which does not depend on who waits for whom; on an idle machine it says more than the rates.
 //!
-//! The uplinks are veths. To have XDP look at it a veth copies what the other end sends, whole super-packets of it (`veth_convert_skb_to_xdp_buff`), which no
-//! network card does: `guarded` is about veths, and the other ratio about everything else.
+//! The uplinks are veths. To have XDP look at a frame, a veth may have to copy what the other end sends (`veth_convert_skb_to_xdp_buff`); what `guarded` costs on a
+//! network card was not measured.
 //!
 //! That packets took the way that is measured is read from the programs' pinned counts: with wgxdp they steered and restored, without it
 //! there are no pins. `failovers` says how often a starved machine looked like a dead path meanwhile.
