@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{
@@ -17,9 +18,14 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use tokio::time::sleep;
 
 use super::netlink::Netlink;
 use super::{PROTOCOL, Result};
+
+/// How often a deletion is asked for, and the pause between: packets hold an entry for microseconds.
+const DELETIONS: u32 = 50;
+const BETWEEN_DELETIONS: Duration = Duration::from_millis(5);
 
 /// What became of a next hop that should be managed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +44,7 @@ pub enum Managed {
 /// What the kernel refused, such as a device that is gone.
 pub async fn manage(netlink: &Netlink, index: u32, ip: IpAddr) -> Result<Managed> {
     match find(netlink, index, ip).await? {
-        Some(found) if is_ours(&found) => return Ok(Managed::Already),
+        Some(found) if is_ours(&found) && is_managed(&found) => return Ok(Managed::Already),
         Some(found) if is_settled(&found) => return Ok(Managed::LeftAlone),
         _ => {}
     }
@@ -171,16 +177,27 @@ async fn find(netlink: &Netlink, index: u32, ip: IpAddr) -> Result<Option<Neighb
     }
 }
 
+/// The kernel keeps an entry that a packet holds at this very moment (`neigh_del`), as one no longer managed but still marked as
+/// ours, and the next packet brings it back to life: so it is asked until the mark is gone.
 async fn delete(netlink: &Netlink, index: u32, ip: IpAddr) -> Result<bool> {
     let action = format!("release neighbour {ip} on device {index}");
-    match netlink
-        .change(&action, RouteNetlinkMessage::DelNeighbour(key(index, ip)), 0)
-        .await
-    {
-        Ok(()) => Ok(true),
-        Err(error) if error.is(&[libc::ENOENT, libc::ENODEV]) => Ok(false),
-        Err(error) => Err(error),
+    let mut existed = false;
+    for _ in 0..DELETIONS {
+        match netlink
+            .change(&action, RouteNetlinkMessage::DelNeighbour(key(index, ip)), 0)
+            .await
+        {
+            Ok(()) => existed = true,
+            Err(error) if error.is(&[libc::ENOENT, libc::ENODEV]) => break,
+            Err(error) => return Err(error),
+        }
+        match find(netlink, index, ip).await {
+            Ok(Some(found)) if is_ours(&found) => sleep(BETWEEN_DELETIONS).await,
+            Err(error) if !error.is(&[libc::ENODEV]) => return Err(error),
+            _ => break,
+        }
     }
+    Ok(existed)
 }
 
 fn is_managed(message: &NeighbourMessage) -> bool {
@@ -190,9 +207,11 @@ fn is_managed(message: &NeighbourMessage) -> bool {
     })
 }
 
+/// Whether it carries our mark: we made it, and the kernel may have ceased to manage it since. One that somebody made permanent
+/// keeps the mark, and is theirs.
 fn is_ours(message: &NeighbourMessage) -> bool {
     let protocol = NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL));
-    is_managed(message) && message.attributes.contains(&protocol)
+    message.attributes.contains(&protocol) && (is_managed(message) || !is_settled(message))
 }
 
 /// Whether the kernel keeps it resolved without us.

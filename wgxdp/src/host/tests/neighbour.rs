@@ -136,6 +136,22 @@ fn others_static_and_managed_entries_are_left_alone() {
     });
 }
 
+#[test]
+fn an_entry_that_kept_our_mark_is_released_unless_somebody_made_it_permanent() {
+    in_namespace(|| async {
+        let netlink = Netlink::connect().unwrap();
+        uplink(&netlink).await;
+        for (hop, state) in [("10.1.0.1", "reachable"), ("10.1.0.3", "permanent")] {
+            ip(&format!(
+                "neighbour add {hop} lladdr 02:00:00:00:00:01 dev up0 nud {state} protocol 87"
+            ));
+        }
+        assert_eq!(remove(&netlink).await.unwrap().neighbours, 1);
+        let shown = neighbours();
+        assert!(!shown.contains("10.1.0.1") && shown.contains("10.1.0.3"), "{shown}");
+    });
+}
+
 /// What is known of a neighbour, besides the state of its resolution.
 fn mine(hop: &str) -> String {
     let line = ip(&format!("-d neighbour show {hop} dev up0"));
