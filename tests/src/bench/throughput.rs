@@ -37,6 +37,9 @@ const FEW: u64 = 100;
 /// What the daemon logs of a path that has been silent for too long.
 const DOWN: &str = " down after ";
 
+/// Every uplink filters strictly by the reverse path, and no more devices than those: so distributions set it.
+const LEFT_TO_DEVICES: [(&str, &str); 1] = [("net/ipv4/conf/all/rp_filter", "0")];
+
 /// How much of it.
 #[derive(Debug, Clone, Copy)]
 struct Effort {
@@ -101,6 +104,9 @@ pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> 
         },
     };
     let lab = Lab::raise(Family::V4)?;
+    for host in [&lab.branch, &lab.hub] {
+        host.sysctl(&LEFT_TO_DEVICES)?;
+    }
     lab.branch_wg.keep_to(usable(0)?)?;
     lab.hub_wg.keep_to(usable(1)?)?;
     let (mut rounds, mut failovers) = (Vec::new(), 0);

@@ -16,12 +16,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -40,6 +41,11 @@ const PEER_MAC: [u8; 6] = [0x02, b'W', b'G', b'X', b'D', b'p'];
 const MTU: u32 = 65_535;
 /// The smallest that a veth takes (RFC 791).
 const PEER_MTU: u32 = 68;
+
+/// linux/if_link.h, linux/ip.h.
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_RP_FILTER: u16 = 8;
+const IPV4_DEVCONF_ACCEPT_LOCAL: u16 = 23;
 
 /// The device, as it was found settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,6 +217,9 @@ async fn shape(netlink: &Netlink, link: &Link) -> Result<Vec<String>> {
     if fresh {
         no_link_local(netlink, &action, link.index).await?;
     }
+    if name == NAME {
+        no_source_check(netlink, &action, link.index).await?;
+    }
     if !link.admin_up || !link.noarp {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
@@ -235,6 +244,21 @@ async fn no_link_local(netlink: &Netlink, action: &str, index: u32) -> Result<()
         Err(error) if error.is(&[libc::EAFNOSUPPORT, libc::EOPNOTSUPP]) => Ok(()),
         other => other,
     }
+}
+
+/// The kernel need not look for a route back to the sender of every packet that arrives here: only `restore` puts packets on this device, by
+/// whichever uplink they came, and with rules in the namespace that is the dearest part of their way (`fib_validate_source`: its short way is
+/// open only where `accept_local` is set). Where `all/rp_filter` is set, the kernel looks nevertheless.
+async fn no_source_check(netlink: &Netlink, action: &str, index: u32) -> Result<()> {
+    let conf = [(IPV4_DEVCONF_RP_FILTER, 0_u32), (IPV4_DEVCONF_ACCEPT_LOCAL, 1)]
+        .map(|(kind, value)| DefaultNla::new(kind, value.to_ne_bytes().to_vec()));
+    let mut value = vec![0; conf.as_slice().buffer_len()];
+    conf.as_slice().emit(&mut value);
+    let conf = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, value));
+    let mut message = LinkUnspec::new_with_index(index).build();
+    let inet = vec![AfSpecUnspec::Inet(vec![conf])];
+    message.attributes.push(LinkAttribute::AfSpecUnspec(inet));
+    netlink.change(action, RouteNetlinkMessage::SetLink(message), 0).await
 }
 
 async fn add_address(netlink: &Netlink, index: u32, ip: IpAddr) -> Result<()> {

@@ -297,6 +297,27 @@ fn left_by(device: &str) -> usize {
     line.unwrap().split_whitespace().nth(9).unwrap().parse().unwrap()
 }
 
+/// A setting of the anchor's own (Documentation/networking/ip-sysctl.rst).
+fn setting(name: &str) -> String {
+    let path = format!("/proc/sys/net/ipv4/conf/{NAME}/{name}");
+    std::fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+#[test]
+fn the_kernel_need_not_look_back_for_what_is_handed_to_it_on_the_anchor() {
+    in_namespace(|| async {
+        std::fs::write("/proc/sys/net/ipv4/conf/default/rp_filter", "1").unwrap();
+        let netlink = Netlink::connect().unwrap();
+        let mut anchor = Anchor::raise(&netlink).await.unwrap();
+        let settings = || ["rp_filter", "accept_local"].map(setting);
+        assert_eq!(settings(), ["0", "1"]);
+        // As a system's own rules for new devices do.
+        std::fs::write(format!("/proc/sys/net/ipv4/conf/{NAME}/rp_filter"), "2").unwrap();
+        anchor.repair().await.unwrap();
+        assert_eq!(settings(), ["0", "1"]);
+    });
+}
+
 #[test]
 fn thousands_of_destinations_are_one_neighbour_of_each_family_on_the_anchor() {
     in_namespace(|| async {
