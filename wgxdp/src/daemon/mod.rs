@@ -28,6 +28,7 @@ mod tunnels;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +109,8 @@ pub struct Daemon {
     paths: BTreeMap<PathId, PathRuntime>,
     published: Option<table::Config>,
     observed: observe::Observed,
+    /// What happened to a crowd of paths, and to how many: told when all of them have been.
+    crowd: BTreeMap<String, usize>,
 }
 
 /// What is known before anything is touched.
@@ -267,6 +270,7 @@ impl Daemon {
             paths: BTreeMap::new(),
             published: None,
             observed: observe::Observed::new(),
+            crowd: BTreeMap::new(),
         };
         let tables = daemon.dataplane.tables().clone();
         if let Some(listener) = metrics {
@@ -506,23 +510,24 @@ impl Daemon {
                 self.observed.set_failovers(transition.peer, failovers.iter());
             }
         }
-        if transitions.len() <= CROWD {
-            transitions
-                .iter()
-                .for_each(|transition| info!("{}", self.names.line(transition)));
-            return;
-        }
-        let mut alike: BTreeMap<String, usize> = BTreeMap::new();
+        let crowd = self.engine.is_behind() || !self.crowd.is_empty() || transitions.len() > CROWD;
         for transition in transitions {
-            let uplink = self
-                .paths
-                .get(&transition.path)
-                .map_or(UplinkId(0), |path| path.plan.uplink);
-            let uplink = self.config.uplinks()[uplink.0 as usize].name.as_str();
-            *alike.entry(format!("{uplink} {}", transition.what())).or_default() += 1;
+            if crowd {
+                let uplink = self
+                    .paths
+                    .get(&transition.path)
+                    .map_or(UplinkId(0), |path| path.plan.uplink);
+                let uplink = self.config.uplinks()[uplink.0 as usize].name.as_str();
+                let what = format!("{uplink} {}", transition.what());
+                *self.crowd.entry(what).or_default() += 1;
+            } else {
+                info!("{}", self.names.line(transition));
+            }
         }
-        for (what, count) in alike {
-            info!("{what} ({count} paths)");
+        if !self.engine.is_behind() {
+            for (what, count) in mem::take(&mut self.crowd) {
+                info!("{what} ({count} paths)");
+            }
         }
     }
 

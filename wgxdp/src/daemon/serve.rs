@@ -204,8 +204,11 @@ impl Daemon {
         }
     }
 
+    /// What speaks against an uplink the kernel learns first, and that it is back after all of its paths are on probation: the engine's to say.
     fn set_flags(&mut self, uplink: UplinkId, flags: Flags) {
-        self.dataplane.set_uplink_flags(uplink, flags);
+        if flags != Flags::NONE {
+            self.dataplane.set_uplink_flags(uplink, flags);
+        }
         self.input(Input::UplinkFlags { uplink, flags });
     }
 

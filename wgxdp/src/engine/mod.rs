@@ -24,8 +24,9 @@
 //! - For every [`Action::SendProbe`] one [`Input::ProbeSent`] or [`Input::ProbeFailed`].
 //!
 //! # Scale
-//! An input costs what its peer's paths cost, and a wake-up what is due: neither asks how many peers there are. Only an uplink's flags concern all
-//! who use it, after the one write that the kernel waits for.
+//! An input costs what its peer's paths cost, and a wake-up what is due: neither asks how many peers there are. An uplink that goes is one write; those who
+//! use it catch up a few at a time, lest thousands of them take the processor from the packets that are moving, and each at the latest when it is next looked
+//! at. When an uplink returns it concerns all who use it at once: every path must be on probation before the kernel sees its uplink again.
 //!
 //! # Invariants
 //! Nothing is convicted by silence that was not asked: a starved, stopped or overslept engine finds the paths as it left them, skips the
@@ -65,6 +66,10 @@ pub use self::transition::{Cause, Failovers, MoveReason, Transition};
 const ASKED_AT_ONCE: u64 = 16;
 /// Nanoseconds between two of the others, lest thousands of probes hold up those that somebody's traffic depends on.
 const ASKED_EVERY_NS: u64 = 200_000;
+
+/// Peers that catch up at a time with an uplink that went: as many in a step of 2 ms take a few hundredths of a processor.
+const CAUGHT_UP_AT_ONCE: usize = 32;
+const CATCH_UP_EVERY_NS: u64 = 2_000_000;
 
 /// What is the same for all peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,6 +262,15 @@ pub struct PathView {
     pub refused: u64,
 }
 
+/// Peers that may not know yet what became of their uplinks.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    /// The first of them.
+    from: PeerId,
+    /// When the next few are told.
+    at_ns: u64,
+}
+
 /// The engine. See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -265,6 +279,7 @@ pub struct Engine {
     uplinks: BTreeMap<UplinkId, Flags>,
     now_ns: u64,
     agenda: Agenda,
+    behind: Option<Behind>,
     /// Peers whose wake-up was asked for out of turn, and when.
     hinted: BTreeSet<PeerId>,
     hint_ns: Option<u64>,
@@ -281,6 +296,7 @@ impl Engine {
             uplinks: BTreeMap::new(),
             now_ns,
             agenda: Agenda::default(),
+            behind: None,
             hinted: BTreeSet::new(),
             hint_ns: None,
         };
@@ -347,7 +363,7 @@ impl Engine {
                 self.set_uplink_flags(uplink, Flags(flags.0 & Flags::UNUSABLE.0), actions);
             }
             Input::PathFlags { path, flags } => {
-                self.with(path, |peer, place| {
+                self.with(path, actions, |peer, place, actions| {
                     peer.path_flagged(place, Flags(flags.0 & Flags::UNUSABLE.0), now_ns, actions);
                     peer.settle(now_ns, actions);
                 });
@@ -358,13 +374,13 @@ impl Engine {
                 rtt,
                 at_ns,
             } => {
-                self.with(path, |peer, place| {
+                self.with(path, actions, |peer, place, actions| {
                     peer.reply(place, (sequence, rtt, past(at_ns)), &settings, now_ns, actions);
                     peer.settle(now_ns, actions);
                 });
             }
             Input::Latched { path, silence, at_ns } => {
-                self.with(path, |peer, place| {
+                self.with(path, actions, |peer, place, actions| {
                     peer.latched(place, silence, past(at_ns), now_ns, actions);
                     peer.settle(now_ns, actions);
                 });
@@ -382,17 +398,17 @@ impl Engine {
                 unanswered,
                 latched_ns,
             } => {
-                self.with(path, |peer, place| {
+                self.with(path, actions, |peer, place, actions| {
                     let proof = (past(proof_ns), unanswered, latched_ns.map(past));
                     peer.proof(place, proof, &settings, now_ns, actions);
                     peer.settle(now_ns, actions);
                 });
             }
             Input::ProbeSent { path, sequence, at_ns } => {
-                self.with(path, |peer, place| peer.paths[place].probe_sent(sequence, past(at_ns)));
+                self.note_probe(path, |path| path.probe_sent(sequence, past(at_ns)));
             }
             Input::ProbeFailed { path, sequence } => {
-                self.with(path, |peer, place| peer.paths[place].probe_failed(sequence));
+                self.note_probe(path, |path| path.probe_failed(sequence));
             }
             Input::Tick => self.tick(actions),
         }
@@ -402,7 +418,11 @@ impl Engine {
     /// changes with time alone, because no uplink is usable.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<u64> {
-        self.agenda.first_ns().into_iter().chain(self.hint_ns).min()
+        let behind_ns = self.behind.map(|behind| behind.at_ns);
+        [self.agenda.first_ns(), self.hint_ns, behind_ns]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The paths that the next [`Input::Tick`] will judge, and wants the [`Input::Proof`] of: those that wanted to be woken until then, and
@@ -432,32 +452,80 @@ impl Engine {
         Some(self.peers.get(&peer)?.failovers)
     }
 
-    fn with(&mut self, path: PathId, act: impl FnOnce(&mut Peer, usize)) {
+    /// Whether an uplink went and there are peers that do not know it yet: a crowd is being told.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// A probe that left or did not decides nothing.
+    fn note_probe(&mut self, path: PathId, note: impl FnOnce(&mut Path)) {
         if let Some(peer) = self.peers.get_mut(&path.peer())
             && let Some(place) = peer.place(path)
         {
-            act(peer, place);
+            note(&mut peer.paths[place]);
+            self.agenda.note(peer, self.settings.hold_down_ns());
+        }
+    }
+
+    fn with(&mut self, path: PathId, actions: &mut Vec<Action>, act: impl FnOnce(&mut Peer, usize, &mut Vec<Action>)) {
+        if let Some(peer) = self.peers.get_mut(&path.peer())
+            && let Some(place) = peer.place(path)
+        {
+            peer.catch_up(&self.uplinks, self.now_ns, actions);
+            act(peer, place, actions);
             self.agenda.note(peer, self.settings.hold_down_ns());
         }
     }
 
     fn set_uplink_flags(&mut self, uplink: UplinkId, flags: Flags, actions: &mut Vec<Action>) {
-        if self.uplinks.insert(uplink, flags) == Some(flags) {
+        if self.uplinks.get(&uplink) == Some(&flags) {
             return;
         }
+        if flags == Flags::NONE {
+            // Bounded by the number of peers: each turn tells some.
+            while self.is_behind() {
+                self.catch_up_some(actions);
+            }
+        }
+        self.uplinks.insert(uplink, flags);
         actions.push(Action::SetUplinkFlags { uplink, flags });
+        if flags == Flags::NONE {
+            self.uplink_returns(uplink, actions);
+        } else {
+            let (from, at_ns) = (PeerId(0), self.now_ns);
+            self.behind = Some(Behind { from, at_ns });
+            self.catch_up_some(actions);
+        }
+    }
+
+    fn uplink_returns(&mut self, uplink: UplinkId, actions: &mut Vec<Action>) {
         let mut asked = 0_u64;
         for peer in self.peers.values_mut() {
             for place in 0..peer.paths.len() {
                 if peer.paths[place].uplink == uplink {
                     let probe_at_ns = self.now_ns + asked.saturating_sub(ASKED_AT_ONCE) * ASKED_EVERY_NS;
-                    peer.uplink_flagged(place, flags, probe_at_ns, self.now_ns, actions);
+                    peer.uplink_flagged(place, Flags::NONE, probe_at_ns, self.now_ns, actions);
                     asked += 1;
                 }
             }
             peer.settle(self.now_ns, actions);
             self.agenda.note(peer, self.settings.hold_down_ns());
         }
+    }
+
+    /// Tells a few peers what became of their uplinks.
+    fn catch_up_some(&mut self, actions: &mut Vec<Action>) {
+        let Some(Behind { from, .. }) = self.behind else { return };
+        let mut rest = self.peers.range_mut(from..);
+        for (_, peer) in rest.by_ref().take(CAUGHT_UP_AT_ONCE) {
+            peer.catch_up(&self.uplinks, self.now_ns, actions);
+            self.agenda.note(peer, self.settings.hold_down_ns());
+        }
+        self.behind = rest.next().map(|(from, _)| Behind {
+            from: *from,
+            at_ns: self.now_ns + CATCH_UP_EVERY_NS,
+        });
     }
 
     /// Judges first, and only then sends probes: a failover does not wait behind them.
@@ -468,6 +536,7 @@ impl Engine {
         self.hinted.clear();
         for id in &concerned {
             let Some(peer) = self.peers.get_mut(id) else { continue };
+            peer.catch_up(&self.uplinks, self.now_ns, actions);
             for place in 0..peer.paths.len() {
                 if due.contains(&peer.paths[place].id) {
                     peer.judge(place, &self.settings, self.now_ns, actions);
@@ -481,6 +550,9 @@ impl Engine {
                 path.probe_if_due(self.now_ns, actions);
             }
             self.agenda.note(peer, self.settings.hold_down_ns());
+        }
+        if self.behind.is_some_and(|behind| behind.at_ns <= self.now_ns) {
+            self.catch_up_some(actions);
         }
     }
 }

@@ -109,6 +109,11 @@ impl Path {
         !self.against().any_of(Flags::UNUSABLE)
     }
 
+    /// What speaks against its uplink, as far as it was told.
+    pub(super) fn uplink_flags(&self) -> Flags {
+        self.uplink_flags
+    }
+
     fn against(&self) -> Flags {
         self.uplink_flags.with(self.own_flags)
     }

@@ -3,10 +3,11 @@
 //! An input may change several paths at once (two endpoints behind one uplink). So changes are collected first, then [`Peer::settle`] promotes a path on
 //! probation if nothing better is left, and only then says who carries the traffic: a report never names a path that falls in the same breath.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use wgxdp_common::abi::MAX_PATHS_PER_PEER;
-use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Choice, Chooser, Flags, Liveness};
 use wgxdp_common::table::PathState;
 
@@ -71,6 +72,20 @@ impl Peer {
         let was_usable = self.paths[place].is_usable();
         let against = self.paths[place].set_uplink_flags(flags, now_ns);
         self.flagged(place, was_usable, against, probe_at_ns, now_ns, out);
+    }
+
+    /// Takes what became of its uplinks meanwhile, if it has not yet. An uplink that is back is not among it: that all are told at once.
+    pub(super) fn catch_up(&mut self, uplinks: &BTreeMap<UplinkId, Flags>, now_ns: u64, out: &mut Vec<Action>) {
+        for place in 0..self.paths.len() {
+            let path = &self.paths[place];
+            match uplinks.get(&path.uplink) {
+                Some(flags) if *flags != path.uplink_flags() => {
+                    self.uplink_flagged(place, *flags, now_ns, now_ns, out);
+                }
+                Some(_) | None => {}
+            }
+        }
+        self.settle(now_ns, out);
     }
 
     /// The same for the path's own flags.

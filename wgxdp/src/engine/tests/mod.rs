@@ -7,9 +7,11 @@
 //! | [`failover`] | what happens to traffic when paths die and come back |
 //! | [`starvation`] | what happens when the engine sleeps, or does not hear |
 //! | [`contract`] | what single inputs lead to, and in which order |
+//! | [`crowd`] | that of thousands of peers nobody costs another anything |
 //! | [`property`] | what holds whatever the inputs are |
 
 mod contract;
+mod crowd;
 mod failover;
 mod property;
 mod sim;
