@@ -11,7 +11,7 @@ use wgxdp::dataplane::Hook::Steer;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::liveness::Protect;
-use wgxdp_common::table::{Order, Path, Peer};
+use wgxdp_common::table::Order;
 use wgxdp_tests::frame::Frame;
 use wgxdp_tests::host::Host;
 use wgxdp_tests::inlet::Inlet;
@@ -66,8 +66,7 @@ impl Street {
             ])?;
         }
         let index = |device: &str| -> Result<u32> { Ok(host.enter(|| nix::net::if_::if_nametoindex(device))?) };
-        let mut fixture = Fixture::load(&config(index("isp-a")?, index("isp-b")?))?;
-        protect_all(&fixture, protect);
+        let mut fixture = Fixture::load_protected(&config(index("isp-a")?, index("isp-b")?), protect)?;
         let anchor = index(ANCHOR)?;
         host.enter(|| fixture.dataplane.attach(Steer, ANCHOR, anchor))?;
         Ok(Some(Self {
@@ -94,50 +93,19 @@ impl Street {
         Ok([a.datagrams().context("at isp-a")?, b.datagrams().context("at isp-b")?])
     }
 
-    /// Exactly these leave, each once, to its gateway.
+    /// Exactly these leave, by isp-a and by isp-b, each to its gateway.
     #[track_caller]
-    fn check(&mut self, name: &str, input: &Frame, expected: [Option<&Frame>; 2]) {
+    fn check(&mut self, name: &str, input: &Frame, expected: [&[&Frame]; 2]) {
         let sent = self.sent(input).expect("both ends are heard");
         for ((frames, expected), gateway) in sent.iter().zip(expected).zip(GATEWAYS) {
-            assert_eq!(frames.len(), usize::from(expected.is_some()), "{name}: {frames:02x?}");
-            let (Some(frame), Some(expected)) = (frames.first(), expected) else {
-                continue;
-            };
-            let [high, low] = frame[IDENTIFICATION].try_into().expect("two bytes");
-            let expected = expected
-                .clone()
-                .identification(u16::from_be_bytes([high, low]))
-                .build_ip();
-            assert_eq!(frame[ETHERNET..], expected, "{name}");
-            assert_eq!(frame[..6], gateway, "{name}");
+            assert_eq!(frames.len(), expected.len(), "{name}: {frames:02x?}");
+            for (frame, expected) in frames.iter().zip(expected) {
+                let [high, low] = frame[IDENTIFICATION].try_into().expect("two bytes");
+                let identified = Frame::clone(expected).identification(u16::from_be_bytes([high, low]));
+                assert_eq!(frame[ETHERNET..], identified.build_ip(), "{name}");
+                assert_eq!(frame[..6], gateway, "{name}");
+            }
         }
-    }
-}
-
-/// Describes every peer anew, with one path by each uplink, copied as said.
-fn protect_all(fixture: &Fixture, protect: Protect) {
-    let peers = [
-        (V4_PEER, HUB, [(A, HUB), (B, HUB)]),
-        (V6_PEER, HUB_V6, [(A, HUB_V6), (B, HUB_V6)]),
-        (TO_V6_PEER, TO_V6[0], [(A, TO_V6[1]), (B, TO_V6[0])]),
-        (TO_V4_PEER, TO_V4[0], [(A, TO_V4[1]), (B, TO_V4[0])]),
-    ];
-    for (id, canonical, paths) in peers {
-        let paths = paths.map(|(uplink, endpoint)| Path {
-            protect,
-            ..path(uplink, endpoint, canonical)
-        });
-        let canonical = socket(canonical).into();
-        let order = Order::from_slots([0, 1]);
-        fixture.dataplane.describe_peer(
-            id,
-            &Peer {
-                order,
-                canonical,
-                reserved: [0; 36],
-            },
-            &paths,
-        );
     }
 }
 
@@ -185,11 +153,11 @@ fn while_a_path_is_suspect_its_data_leaves_twice_and_neither_spoils_the_other() 
         ),
     ];
     for (name, peer, out, by_a, by_b) in rows {
-        street.check(&format!("{name}, in order"), &out, [Some(&by_a), None]);
+        street.check(&format!("{name}, in order"), &out, [&[&by_a], &[]]);
         street.silence(path_by_a(peer), 40);
-        street.check(&format!("{name}, suspect"), &out, [Some(&by_a), Some(&by_b)]);
+        street.check(&format!("{name}, suspect"), &out, [&[&by_a], &[&by_b]]);
         street.silence(path_by_a(peer), 61);
-        street.check(&format!("{name}, dead"), &out, [None, Some(&by_b)]);
+        street.check(&format!("{name}, dead"), &out, [&[], &[&by_b]]);
     }
     let reasons = street.fixture.reasons(Place::Anchor);
     assert!(reasons.contains(&(Reason::Copied, 4)), "{reasons:?}");
@@ -208,21 +176,29 @@ fn handshakes_are_never_sent_twice_and_nothing_is_where_copies_are_off() -> Resu
             let of = |source| Frame::message(socket(source), socket(HUB), kind, [7, 8], len);
             street.silence(path_by_a(V4_PEER), 40);
             let (out, by_a, by_b) = (of(ANCHOR_V4_PORT), of(A_V4), of(B_V4));
-            let copy = (doubled && kind == 4).then_some(&by_b);
-            street.check(&format!("type {kind}, {protect:?}"), &out, [Some(&by_a), copy]);
+            let copies = [&by_b];
+            let copies = if doubled && kind == 4 { &copies[..] } else { &[] };
+            street.check(&format!("type {kind}, {protect:?}"), &out, [&[&by_a], copies]);
         }
     }
     Ok(())
 }
 
 #[test]
-fn with_always_data_leaves_twice_while_there_is_a_second_live_path() -> Result<()> {
+fn with_always_data_leaves_twice_while_there_is_another_live_path_and_best_by_another_uplink() -> Result<()> {
     let Some(mut street) = Street::raise(Protect::ALWAYS)? else {
         return Ok(());
     };
+    street
+        .fixture
+        .dataplane
+        .set_order(V4_PEER, Order::from_slots([0, 2, 1]));
     let (out, by_a, by_b) = (data(ANCHOR_V4_PORT, HUB), data(A_V4, HUB), data(B_V4, HUB));
-    street.check("both live", &out, [Some(&by_a), Some(&by_b)]);
+    let to_second = data(A_V4, HUB_SECOND);
+    street.check("all live", &out, [&[&by_a], &[&by_b]]);
     street.silence(PathId::new(V4_PEER, 1), 61);
-    street.check("the second dead", &out, [Some(&by_a), None]);
+    street.check("isp-b dead", &out, [&[&to_second, &by_a], &[]]);
+    street.silence(PathId::new(V4_PEER, 2), 61);
+    street.check("one live", &out, [&[&by_a], &[]]);
     Ok(())
 }
