@@ -23,7 +23,7 @@ use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
-use wgxdp_common::liveness::Thresholds;
+use wgxdp_common::liveness::{Protect, Thresholds};
 use wgxdp_common::net::Endpoint;
 use wgxdp_common::table::{
     Anchor, Config, EndpointKey, EndpointRef, Family, LinkKind, Order, Path, Peer, Tunnel, Uplink,
@@ -187,11 +187,19 @@ impl Fixture {
         root_or_skip("BPF_PROG_TEST_RUN").then(|| Self::load(&config(1, 1)).expect("the programs load"))
     }
 
-    /// Loads and puts `config` into force, with the peers described.
+    /// Loads and puts `config` into force, with the peers described. Nothing is copied: a test run would really send it.
     ///
     /// # Errors
     /// The kernel refused something.
     pub fn load(config: &Config) -> Result<Self, Error> {
+        Self::load_protected(config, Protect::OFF)
+    }
+
+    /// The same with copies.
+    ///
+    /// # Errors
+    /// The kernel refused something.
+    pub fn load_protected(config: &Config, protect: Protect) -> Result<Self, Error> {
         let room = Room {
             peers: 8,
             clients: CLIENTS,
@@ -208,7 +216,8 @@ impl Fixture {
             (TO_V6_PEER, TO_V6.to_vec(), translated(TO_V6)),
             (TO_V4_PEER, TO_V4.to_vec(), translated(TO_V4)),
         ];
-        for (id, endpoints, paths) in peers {
+        for (id, endpoints, mut paths) in peers {
+            paths.iter_mut().for_each(|path| path.protect = protect);
             let order = Order::from_slots(0..paths.len() as u32);
             let canonical: Endpoint = socket(endpoints[0]).into();
             dataplane.describe_peer(

@@ -20,7 +20,7 @@
 //! | [`audit`] | what is on a host, before and after |
 //! | [`xdp`] | XDP programs on its devices |
 //! | [`privilege`] | what tests do without root |
-//! | `outlet` | frames sent as they are |
+//! | [`outlet`], [`inlet`] | frames sent as they are, and frames as they arrive |
 //! | [`frame`], [`progrun`], [`fixture`] | frames, BPF_PROG_TEST_RUN on them, and the programs configured for it |
 //! | [`bench`] | the benchmarks |
 //! | [`poll`], [`clock`], `cores` | waiting on states, the one clock, and who runs on which core |
@@ -41,8 +41,9 @@ pub mod fixture;
 pub mod frame;
 pub mod host;
 pub mod impair;
+pub mod inlet;
 mod nat;
-mod outlet;
+pub mod outlet;
 pub mod poll;
 pub mod privilege;
 pub mod process;

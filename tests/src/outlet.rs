@@ -19,7 +19,8 @@ pub(crate) const BATCH: usize = 64;
 const REFUSED: Duration = Duration::from_micros(50);
 
 /// A packet socket that only sends.
-pub(crate) struct Outlet {
+#[derive(Debug)]
+pub struct Outlet {
     socket: OwnedFd,
     headers: MultiHeaders<()>,
 }
@@ -29,12 +30,12 @@ impl Outlet {
     ///
     /// # Errors
     /// Not root, or there is no such device.
-    pub(crate) fn open(host: &Host, device: &str) -> Result<Self> {
+    pub fn open(host: &Host, device: &str) -> Result<Self> {
         let opened = host.enter(|| {
             let ifindex = nix::net::if_::if_nametoindex(device)?;
             // Protocol 0: nothing is received, and the kernel reads a frame's protocol from its Ethernet header.
             let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-            bind(socket.as_raw_fd(), &address(ifindex))?;
+            bind(socket.as_raw_fd(), &address(ifindex, 0))?;
             nix::Result::Ok(socket)
         });
         Ok(Self {
@@ -47,7 +48,7 @@ impl Outlet {
     ///
     /// # Errors
     /// What the kernel said.
-    pub(crate) fn send<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<()> {
+    pub fn send<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<()> {
         for batch in frames.chunks(BATCH) {
             let slices: Vec<[IoSlice<'_>; 1]> = batch.iter().map(|frame| [IoSlice::new(frame.as_ref())]).collect();
             let mut left = slices.as_slice();
@@ -81,10 +82,11 @@ impl Outlet {
     }
 }
 
-fn address(ifindex: u32) -> LinkAddr {
+/// A device, for a packet socket that receives this protocol (in network byte order; 0 for none).
+pub(crate) fn address(ifindex: u32, protocol: u16) -> LinkAddr {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0,
+        sll_protocol: protocol,
         sll_ifindex: ifindex as i32,
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -109,3 +109,9 @@ pub const RECORDS_BYTES: u32 = 256 * 1024;
 pub const PROBE_MARK: u32 = 0x5700_0000;
 /// See [`PROBE_MARK`].
 pub const PROBE_MARK_MASK: u32 = 0xff00_0000;
+
+/// `tc_index` of a data packet's copy, between its making and its leaving, is [`COPY_TAG`] in the bits of [`COPY_TAG_MASK`], and the slot of its path in
+/// the others. WireGuard's packets come with 0.
+pub const COPY_TAG: u32 = 0x5700;
+/// See [`COPY_TAG`].
+pub const COPY_TAG_MASK: u32 = 0xffff & !(MAX_PATHS_PER_PEER as u32 - 1);

@@ -103,6 +103,8 @@ reasons! {
     FailOpen = "fail_open", Redirect;
     /// `steer`: sent by a live path although it is larger than what fits there, or anywhere.
     Oversize = "oversize", Redirect;
+    /// `steer`: the copy of a data packet, sent by another live path.
+    Copied = "copied", Redirect;
     /// `steer`: to a learned client, by the uplink and from the address at which it last spoke.
     Returned = "returned", Redirect;
     /// `steer`: to a learned client by another uplink, because its own is down.

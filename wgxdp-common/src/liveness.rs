@@ -11,7 +11,7 @@
 //! Silence alone convicts nobody: a prober that was starved, stopped or killed has not asked, and what was not sent cannot be missing.
 //!
 //! The first live path in a peer's order that the packet fits carries it; if it fits none, the first live one. A path once found dead stays latched until user space lifts the latch.
-//! If none is live, `steer` fails open (see [`Chooser`]).
+//! If none is live, `steer` fails open (see [`Chooser`]). While there is doubt a data packet leaves twice (see [`Protect`] and [`Second`]).
 
 use crate::abi::MAX_PATHS_PER_PEER;
 use crate::pod;
@@ -53,7 +53,7 @@ impl Thresholds {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u32);
 
-pod!(Thresholds, Flags);
+pod!(Thresholds, Flags, Protect);
 
 impl Flags {
     /// Nothing speaks against it.
@@ -90,6 +90,49 @@ impl Flags {
     #[inline(always)]
     pub const fn any_of(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+}
+
+/// When a peer's data packets are sent a second time, over another live path.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Protect(pub u32);
+
+impl Protect {
+    /// Never.
+    pub const OFF: Self = Self(0);
+    /// While the path that carries them is suspect.
+    pub const SUSPECT: Self = Self(1);
+    /// Always.
+    pub const ALWAYS: Self = Self(2);
+
+    /// 1 if a packet by a path that is suspect (1) or not (0) shall be sent a second time, else 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wants_copy(self, suspect: u64) -> u64 {
+        let Self(protect) = self;
+        protect as u64 >> 1 | protect as u64 & suspect
+    }
+}
+
+/// Whether a path, which carries traffic, surely is neither dead nor in want of copies: told without a clock, which is the dearest of what a packet could ask.
+///
+/// The latest probe left at `sent_ns`. By then the path had been silent for `sent − proof`, and as long as the prober keeps its time the silence
+/// is at most one interval longer now. `suspect_after` is at least 1.5 intervals; so after a silence below a third of it, half an interval, it has
+/// not been reached. (A prober that is late is believed at its next probe: what was not sent cannot be missing.)
+///
+/// In steady state `sent − proof` is what is missing from a round trip to whole intervals `I`, until the answer comes. So of the packets a share of
+/// `rtt mod I / I`, where that is at most 5/12, needs the closer look, and none where it is more.
+#[must_use]
+#[inline(always)]
+pub const fn is_calm(protect: Protect, proof_ns: u64, sent_ns: u64, unanswered: u64, thresholds: Thresholds) -> bool {
+    if unanswered >= DEAD_MIN_UNANSWERED {
+        return false;
+    }
+    match protect {
+        Protect::OFF => true,
+        Protect::SUSPECT => 3 * sent_ns.saturating_sub(proof_ns) < thresholds.suspect_after_ns(),
+        _ => false,
     }
 }
 
@@ -218,7 +261,14 @@ impl Standing {
     #[must_use]
     #[inline(always)]
     pub const fn is_suspect(self) -> bool {
-        self.bit(Self::SUSPECT) != 0
+        self.suspect() != 0
+    }
+
+    /// The same as 1 or 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn suspect(self) -> u64 {
+        self.bit(Self::SUSPECT)
     }
 
     /// Whether its silence makes it dead.
@@ -234,7 +284,7 @@ impl Standing {
 pub enum Choice {
     /// The first live one, by its place in the peer's order.
     Live(u32),
-    /// The first live one is suspect. Here a copy for the next live path will have its place.
+    /// The first live one is suspect; a copy may go by a [`Second`].
     Suspect(u32),
     /// The packet is too large for every live one; this is the first.
     Oversize(u32),
@@ -321,6 +371,56 @@ impl Chooser {
     }
 }
 
+/// Looks at a peer's paths for the one that carries the copy of a packet: live, large enough, and not the packet's own.
+///
+/// What a copy is for is to fare differently. So a path over another uplink is better than one over the same (to another endpoint), then one that is not
+/// suspect better than one that is, then the earlier in the order.
+#[derive(Clone, Copy, Debug)]
+pub struct Second(u64);
+
+impl Second {
+    const SUSPECT: u64 = MAX_PATHS_PER_PEER as u64;
+    const SAME_UPLINK: u64 = 2 * Self::SUSPECT;
+    const NONE: u64 = 2 * Self::SAME_UPLINK;
+
+    /// Of none as yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Self::NONE)
+    }
+
+    /// With the path in this place (below [`MAX_PATHS_PER_PEER`]); 1 or 0: whether it is the packet's own, and whether it is over the same uplink.
+    #[must_use]
+    #[inline(always)]
+    pub const fn or(self, place: u32, standing: Standing, own: u64, same_uplink: u64) -> Self {
+        let carries = standing.bit(Standing::CARRIES) & (standing.bit(Standing::TOO_SMALL) ^ 1) & (own ^ 1);
+        let rank = (carries ^ 1) * Self::NONE
+            + same_uplink * Self::SAME_UPLINK
+            + standing.suspect() * Self::SUSPECT
+            + place as u64;
+        // The smaller of the two, without a branch: see `is_zero`.
+        let better = at_least(self.0, rank);
+        Self(self.0 ^ (self.0 ^ rank) & better.wrapping_neg())
+    }
+
+    /// The place of the best.
+    #[must_use]
+    #[inline(always)]
+    pub const fn place(self) -> Option<u32> {
+        if self.0 < Self::NONE {
+            Some(self.0 as u32 % MAX_PATHS_PER_PEER as u32)
+        } else {
+            None
+        }
+    }
+}
+
+impl Default for Second {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -352,6 +452,48 @@ mod tests {
                 "{silence} ns, {unanswered} unanswered"
             );
         }
+    }
+
+    #[test]
+    fn copies_are_wanted_never_or_in_doubt_or_always() {
+        let rows = [
+            (Protect::OFF, [0, 0]),
+            (Protect::SUSPECT, [0, 1]),
+            (Protect::ALWAYS, [1, 1]),
+        ];
+        for (protect, expected) in rows {
+            assert_eq!(
+                [0, 1].map(|suspect| protect.wants_copy(suspect)),
+                expected,
+                "{protect:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_probe_in_flight_calls_for_a_closer_look_only_where_copies_depend_on_it() {
+        // Suspect after 30 ms: the third is 10 ms.
+        let calm = |protect, silence_ms, unanswered| is_calm(protect, MS, MS + silence_ms * MS, unanswered, THRESHOLDS);
+        let rows = [
+            (Protect::OFF, 9, 1, true),
+            (Protect::OFF, 59, 2, true),
+            (Protect::OFF, 1, 3, false),
+            (Protect::SUSPECT, 9, 1, true),
+            (Protect::SUSPECT, 10, 1, false),
+            (Protect::SUSPECT, 1, 3, false),
+            (Protect::ALWAYS, 0, 0, false),
+        ];
+        for (protect, silence_ms, unanswered, expected) in rows {
+            assert_eq!(
+                calm(protect, silence_ms, unanswered),
+                expected,
+                "{protect:?}, {silence_ms} ms, {unanswered}"
+            );
+        }
+        assert!(
+            is_calm(Protect::SUSPECT, 2 * MS, MS, 0, THRESHOLDS),
+            "the latest probe was answered"
+        );
     }
 
     #[test]
@@ -438,6 +580,48 @@ mod tests {
                 }
                 (Choice::None, None) => prop_assert!(candidates.is_empty()),
                 (choice, first) => prop_assert!(false, "{:?} although the first live one is {:?}", choice, first),
+            }
+        }
+
+        #[test]
+        fn a_copy_takes_the_best_live_path_that_it_fits_and_never_the_packets_own(
+            candidates in prop::collection::vec((candidate(), 0u32..3), 1..=MAX_PATHS_PER_PEER),
+            own in 0..MAX_PATHS_PER_PEER,
+        ) {
+            let own = own % candidates.len();
+            let same_uplink = |place: usize| candidates[place].1 == candidates[own].1;
+            let eligible = |place: &usize| {
+                let (c, _) = candidates[*place];
+                *place != own && c.flags.0 == 0 && !c.latched && c.liveness != Liveness::Dead && c.largest >= LEN
+            };
+            let best = (0..candidates.len())
+                .filter(eligible)
+                .min_by_key(|place| (same_uplink(*place), candidates[*place].0.liveness, *place));
+            let second = candidates.iter().enumerate().fold(Second::new(), |second, (place, (c, _))| {
+                let standing = c.standing(NOW).asked_for(LEN, c.largest);
+                second.or(place as u32, standing, u64::from(place == own), u64::from(same_uplink(place)))
+            });
+            prop_assert_eq!(second.place().map(|place| place as usize), best);
+        }
+
+        #[test]
+        fn a_calm_path_is_neither_dead_nor_in_want_of_a_copy_while_its_prober_keeps_its_time(
+            interval_us in 1_000..1_000_000u64,
+            (asked, later) in (0..1000u64, 0..1000u64),
+            unanswered in 0..5u64,
+            (suspect_tenths, dead_tenths) in (15..100u64, 30..200u64),
+            protect in 0..3u32,
+        ) {
+            let interval_ns = interval_us * 1000;
+            let after = |tenths: u64| (tenths * interval_us / 10).div_ceil(1) as u32;
+            let thresholds = Thresholds::new(after(suspect_tenths), after(dead_tenths));
+            let sent_ns = NOW + 2 * interval_ns * asked / 1000;
+            let now_ns = sent_ns + interval_ns * later / 1000;
+            let protect = Protect(protect);
+            let standing = Standing::new(Flags::NONE, 0, now_ns, NOW, unanswered, thresholds);
+            if is_calm(protect, NOW, sent_ns, unanswered, thresholds) {
+                prop_assert!(!standing.is_dead());
+                prop_assert_eq!(protect.wants_copy(standing.suspect()), 0);
             }
         }
 

@@ -11,7 +11,7 @@ use crate::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 use crate::checksum::Difference;
 use crate::client::LocalId;
 use crate::id::{PathId, PeerId, UplinkId};
-use crate::liveness::{Flags, Thresholds};
+use crate::liveness::{Flags, Protect, Thresholds};
 use crate::net::{Address, Endpoint, Port};
 use crate::{layout, pod};
 
@@ -323,13 +323,15 @@ pub struct Path {
     pub v4: u32,
     /// What a checksum moves by when the endpoint's address takes the place of the canonical one (`Difference::fold32`).
     pub difference: u32,
+    /// When data packets that this path carries are copied. One for all paths of a tunnel.
+    pub protect: Protect,
     /// Always zero.
-    pub reserved: [u8; 8],
+    pub reserved: u32,
 }
 
 impl Path {
-    /// A path over `uplink` to `endpoint` of a peer that WireGuard sees at `canonical`; nothing speaks against it, every packet fits, and it
-    /// is given all the time in the world.
+    /// A path over `uplink` to `endpoint` of a peer that WireGuard sees at `canonical`; nothing speaks against it, every packet fits, it
+    /// is given all the time in the world, and there are no copies.
     #[must_use]
     pub const fn new(uplink: UplinkId, endpoint: Endpoint, canonical: Address) -> Self {
         Self {
@@ -342,7 +344,8 @@ impl Path {
             largest: u32::MAX,
             v4: endpoint.address.is_v4() as u32,
             difference: Difference::NONE.of_address(canonical, endpoint.address).fold32(),
-            reserved: [0; 8],
+            protect: Protect::OFF,
+            reserved: 0,
         }
     }
 }
@@ -418,7 +421,7 @@ layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
 layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
-layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, reserved @ 56 });
+layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, protect @ 56, reserved @ 60 });
 layout!(Proof, 64, {
     proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, reserved @ 56
 });

@@ -6,17 +6,18 @@ use wgxdp_common::abi::MAX_PATHS_PER_PEER;
 use wgxdp_common::count::Reason;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId};
-use wgxdp_common::liveness::{Choice, Chooser, DEAD_MIN_UNANSWERED, SUSPECT_MIN_UNANSWERED, Standing};
+use wgxdp_common::liveness::{Choice, Chooser, DEAD_MIN_UNANSWERED, SUSPECT_MIN_UNANSWERED, Second, Standing, is_calm};
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::table::{Order, Path, Proof};
 
 use crate::maps::{PATHS, PEERS, PROOFS, field, read, write};
 use crate::packet::Packet;
-use crate::{config, records};
+use crate::{config, probe, records};
 
-/// The peer's first path, if it is in order: no flag, no latch, large enough, and not so many probes unanswered that it could be dead.
+/// The peer's first path, if it is in order: no flag, no latch, large enough, and calm: it needs no clock to know that it is not dead and that
+/// no copy is wanted.
 ///
-/// Most packets end here, without a call. The clock, the dearest of all, is not read: silence alone convicts nobody.
+/// Most packets end here, without a call.
 #[inline(always)]
 pub(crate) fn preferred(ctx: &TcContext, packet: &Packet, addressed: &EndpointEntry) -> Option<(PathId, *mut Path)> {
     let path = read(&raw const addressed.preferred);
@@ -24,8 +25,15 @@ pub(crate) fn preferred(ctx: &TcContext, packet: &Packet, addressed: &EndpointEn
     let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
     let flags = read(field!(entry, flags)).with(config::uplink_flags(read(field!(entry, uplink))));
     let largest = read(field!(entry, largest));
+    let calm = is_calm(
+        read(field!(entry, protect)),
+        read(field!(proof, proof_ns)),
+        read(field!(proof, sent_ns)),
+        read(field!(proof, unanswered)),
+        read(field!(entry, thresholds)),
+    );
     let in_order = u64::from(flags.0) | read(field!(proof, latched_ns)) == 0
-        && read(field!(proof, unanswered)) < DEAD_MIN_UNANSWERED
+        && calm
         && (packet.len <= largest || packet.wire_len(ctx) <= largest);
     in_order.then_some((path, entry))
 }
@@ -43,11 +51,21 @@ impl Chosen {
     const OVERSIZE: u64 = 1 << 33;
     /// Because the packet does not fit a better one.
     const ASIDE: u64 = 1 << 34;
+    /// The packet shall be copied.
+    const WANTS_COPY: u64 = 1 << 35;
+    /// The packet is a copy.
+    const COPY: u64 = 1 << 36;
 
     /// The first in the order, in order.
     #[inline(always)]
     pub(crate) const fn preferred(path: PathId) -> Self {
         Self(path.0 as u64)
+    }
+
+    /// For a copy.
+    #[inline(always)]
+    pub(crate) const fn copy(path: PathId) -> Self {
+        Self(path.0 as u64 | Self::COPY)
     }
 
     pub(crate) const fn path(self) -> PathId {
@@ -56,7 +74,12 @@ impl Chosen {
 
     /// Whether the peer's traffic is where this packet goes.
     pub(crate) const fn moves(self) -> bool {
-        self.0 & (Self::FAIL_OPEN | Self::ASIDE) == 0
+        self.0 & (Self::FAIL_OPEN | Self::ASIDE | Self::COPY) == 0
+    }
+
+    /// Whether it shall be sent a second time.
+    pub(crate) const fn wants_copy(self) -> bool {
+        self.0 & Self::WANTS_COPY != 0
     }
 
     pub(crate) const fn reason(self) -> Reason {
@@ -64,6 +87,8 @@ impl Chosen {
             Reason::FailOpen
         } else if self.0 & Self::OVERSIZE != 0 {
             Reason::Oversize
+        } else if self.0 & Self::COPY != 0 {
+            Reason::Copied
         } else {
             Reason::Steered
         }
@@ -96,10 +121,10 @@ extern "C" fn choose_of_all(peer: u32, len: u32) -> u64 {
             return Chosen::NONE.0;
         };
         latch |= to_latch << place;
-        // A suspect path's copy on the next live path will be decided here.
         if chooser.offer(standing).is_some() {
             let aside = u64::from(chooser.passed_over()) * Chosen::ASIDE;
-            chosen = Chosen(u64::from(path.0) | aside);
+            let wants_copy = wants_copy(path, standing) * Chosen::WANTS_COPY;
+            chosen = Chosen(u64::from(path.0) | aside | wants_copy);
             break;
         }
     }
@@ -119,6 +144,52 @@ extern "C" fn choose_of_all(peer: u32, len: u32) -> u64 {
         Some(slot) => u64::from(PathId::new(peer, slot).0) | how,
         None => Chosen::NONE.0,
     }
+}
+
+/// 1 if a packet that this path carries shall be sent a second time, else 0.
+#[inline(always)]
+fn wants_copy(path: PathId, standing: Standing) -> u64 {
+    let entry: Option<*mut Path> = PATHS.get_ptr_mut(path.0);
+    entry.map_or(0, |entry| read(field!(entry, protect)).wants_copy(standing.suspect()))
+}
+
+/// The path for the copy of a packet of `len` bytes that `first` carries.
+#[inline(always)]
+pub(crate) fn second(first: PathId, len: u32) -> Option<PathId> {
+    let second = second_of_all(first.0, len);
+    (second != Chosen::NONE.0).then_some(Chosen(second).path())
+}
+
+/// A function of its own, as [`choose_of_all`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn second_of_all(first: u32, len: u32) -> u64 {
+    let first = PathId(first);
+    let peer = first.peer();
+    let (Some(entry), Some(uplink)) = (PEERS.get_ptr_mut(peer.0), probe::uplink(first)) else {
+        return Chosen::NONE.0;
+    };
+    let order = read(field!(entry, order));
+    let mut second = Second::new();
+    for place in 0..MAX_PATHS_PER_PEER as u32 {
+        let Some(slot) = order.slot(place) else { break };
+        let path = PathId::new(peer, slot);
+        // Whoever is dead here is latched when a packet would be its own.
+        let (Some((standing, _)), Some(over)) = (standing(path, len), probe::uplink(path)) else {
+            return Chosen::NONE.0;
+        };
+        second = second.or(place, standing, same(path.0, first.0), same(over.0, uplink.0));
+    }
+    match second.place().and_then(|place| order.slot(place)) {
+        Some(slot) => u64::from(PathId::new(peer, slot).0),
+        None => Chosen::NONE.0,
+    }
+}
+
+/// 1 if the words are the same, else 0; without a branch, as all that the verifier walks for each path.
+#[inline(always)]
+const fn same(a: u32, b: u32) -> u64 {
+    ((a ^ b) as u64).wrapping_sub(1) >> 63
 }
 
 /// What is known of a path now, and 1 if it was found dead just now and wants to be latched.

@@ -16,6 +16,7 @@ mod choose;
 mod clamp;
 mod clients;
 mod config;
+mod copy;
 mod endpoints;
 mod guard;
 mod maps;

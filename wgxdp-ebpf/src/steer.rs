@@ -5,6 +5,7 @@
 //!   not ours (no UDP, other port, foreign source, fragment, …)          pass, counted
 //!   a probe, by its mark        ─▶ stamp it ─▶ its path's uplink
 //!   to a known endpoint         ─▶ the peer's first live path that it fits   (wgxdp_common::liveness)
+//!                                  and if that is in doubt a copy by another (copy)
 //!   to a learned client         ─▶ where it last spoke                       (wgxdp_common::client)
 //!   to any other destination    ─▶ the first usable uplink
 //!                                   └▶ source := an address of the uplink, destination := the path's endpoint ─▶ redirect
@@ -22,17 +23,18 @@ use wgxdp_common::echo::Payload;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::Flags;
+use wgxdp_common::message::Message;
 use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::table::{Config, EndpointKey, Path, PeerState, Tunnel};
 
-use crate::choose::{Chosen, choose, clock, preferred};
+use crate::choose::{Chosen, choose, clock, preferred, second};
 use crate::config::{self, Egress};
 use crate::maps::{PATH_COUNTS, PATHS, PEER_STATES, PROOFS, field, read, write};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, rewrite, send};
-use crate::{clients, endpoints, packet, probe, records};
+use crate::{clients, copy, endpoints, packet, probe, records};
 
 /// The anchor has Ethernet headers, whether it is a `dummy` or a `veth`.
 const L3: usize = ETHERNET;
@@ -167,13 +169,21 @@ impl Sent<'_> {
     #[inline(always)]
     fn to_peer(&self, addressed: &EndpointEntry) -> Result<Reason, Reason> {
         let peer = addressed.endpoint.peer;
-        let (chosen, path) = match preferred(self.ctx, self.packet, addressed) {
-            Some((path, entry)) => (Chosen::preferred(path), entry),
-            None => {
-                let chosen = choose(peer, self.packet.wire_len(self.ctx)).ok_or(Reason::NoUplink)?;
-                let entry = PATHS.get_ptr_mut(chosen.path().0).ok_or(Reason::NotConfigured)?;
-                (chosen, entry)
+        let (chosen, path) = if let Some(path) = copy::take(self.ctx, peer) {
+            (Chosen::copy(path), path_entry(path)?)
+        } else if let Some((path, entry)) = preferred(self.ctx, self.packet, addressed) {
+            (Chosen::preferred(path), entry)
+        } else {
+            let len = self.packet.wire_len(self.ctx);
+            let chosen = choose(peer, len).ok_or(Reason::NoUplink)?;
+            // Handshake messages are never sent twice.
+            if chosen.wants_copy()
+                && self.udp.opening[0] == Message::Data.word()
+                && let Some(second) = second(chosen.path(), len)
+            {
+                copy::send(self.ctx, second);
             }
+            (chosen, path_entry(chosen.path())?)
         };
         // The compiler knows the packet's family here, and now the path's.
         // SAFETY: a path's family is written before anything refers to the path and not changed while something does.
@@ -263,6 +273,11 @@ impl Sent<'_> {
             Difference::NONE.of_address(self.packet.source, egress.source)
         }
     }
+}
+
+#[inline(always)]
+fn path_entry(path: PathId) -> Result<*mut Path, Reason> {
+    PATHS.get_ptr_mut(path.0).ok_or(Reason::NotConfigured)
 }
 
 /// What the prober sends, known by its mark: over the path that it tests.

@@ -34,9 +34,10 @@ use wgxdp::dataplane::{Guard, Hook};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::liveness::Protect;
 use wgxdp_common::message::Message;
 use wgxdp_common::net::Endpoint;
-use wgxdp_common::table::{EndpointKey, EndpointRef, Order, Peer, Uplink};
+use wgxdp_common::table::{EndpointKey, EndpointRef, Order, Path, Peer, Uplink};
 
 use super::figure::Summary;
 use super::{Bound, Figure, Scale, Unit};
@@ -141,7 +142,9 @@ fn measure(effort: Effort) -> Result<Vec<Figure>> {
 /// Loads the programs with a configuration with which every rewriting writes what was there before.
 fn load() -> Result<Fixture> {
     let mut config = config(1, 1);
-    let mut fixture = Fixture::load(&config).context("loading the daemon's programs (needs root)")?;
+    // As the daemon does it unless told otherwise.
+    let fixture = Fixture::load_protected(&config, Protect::SUSPECT);
+    let mut fixture = fixture.context("loading the daemon's programs (needs root)")?;
     let locals = [ANCHOR_V4, ANCHOR_V6].map(|anchor| (ip(anchor), Some(A)));
     fixture.dataplane.settle_locals(&locals.into())?;
     config.anchor.mac = LOOPBACK_MAC;
@@ -174,7 +177,11 @@ fn swap_endpoints(fixture: &mut Fixture) -> Result<()> {
             tunnel: PORT.into(),
         };
         let dataplane = &mut fixture.dataplane;
-        dataplane.describe_peer(id, &peer, &[path(A, seen_at, seen_at)]);
+        let path = Path {
+            protect: Protect::SUSPECT,
+            ..path(A, seen_at, seen_at)
+        };
+        dataplane.describe_peer(id, &peer, &[path]);
         dataplane.add_endpoint(&EndpointEntry::new(
             key,
             EndpointRef::new(id).with_path(A, 0),

@@ -1,6 +1,7 @@
 //! Super-packets of a UDP_SEGMENT sender: steered whole, and what arrives is what was sent, whether the uplink's device takes them whole (veth) or the kernel
 //! cuts them before (tun).
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
@@ -30,10 +31,15 @@ fn payload() -> Vec<u8> {
     bytes
 }
 
-/// In WireGuard's place, on its port, a sender that hands the kernel five datagrams at once.
-fn arrive_as_sent(kind: Kind, family: Family) -> Result<()> {
+/// In WireGuard's place, on its port, a sender that hands the kernel five datagrams at once. `by`: the uplinks that carry them.
+fn arrive_as_sent(kind: Kind, family: Family, by: &[Uplink]) -> Result<()> {
     let mut lab = Lab::raise_over([kind, Veth], family)?;
-    let daemon = Daemon::start(&lab, &Settings::default())?;
+    let protect = if by.len() > 1 { "always" } else { "off" };
+    let settings = Settings {
+        tunnel: format!("protect = \"{protect}\""),
+        ..Settings::default()
+    };
+    let daemon = Daemon::start(&lab, &settings)?;
     lab.branch_wg.end()?;
     lab.hub_wg.end()?;
     let any: SocketAddr = match family {
@@ -47,42 +53,47 @@ fn arrive_as_sent(kind: Kind, family: Family) -> Result<()> {
     let sent = payload();
     let taken = sender.send_to(&sent, lab.hub_endpoint())?;
     ensure!(taken == sent.len(), "the kernel took {taken} bytes of {}", sent.len());
-    for (number, expected) in sent.chunks(SEGMENT).enumerate() {
+    let mut arrived = BTreeMap::<SocketAddr, Vec<Vec<u8>>>::new();
+    for number in 0..SEGMENTS * by.len() {
         let mut buffer = [0; 2048];
         let (len, source) = receiver
             .recv_from(&mut buffer)
             .with_context(|| format!("datagram {number}\n{}", daemon.log().text()))?;
-        ensure!(
-            buffer[..len] == *expected,
-            "datagram {number} of {len} bytes is another"
-        );
-        ensure!(
-            source == SocketAddr::new(Uplink::A.address(family), LISTEN_PORT),
-            "datagram {number} came from {source}"
-        );
+        arrived.entry(source).or_default().push(buffer[..len].to_vec());
     }
+    let all: Vec<Vec<u8>> = sent.chunks(SEGMENT).map(<[u8]>::to_vec).collect();
+    let sources = by
+        .iter()
+        .map(|uplink| SocketAddr::new(uplink.address(family), LISTEN_PORT));
+    ensure!(
+        arrived == sources.map(|source| (source, all.clone())).collect(),
+        "not what was sent, or not whence: {arrived:02x?}"
+    );
     let shown = status(&lab.branch)?;
-    let counted = path(&shown, Uplink::A)?
-        .get("tx_packets")
-        .and_then(serde_json::Value::as_u64);
-    ensure!(counted.is_some_and(|counted| counted >= SEGMENTS as u64), "{shown}");
+    for uplink in by {
+        let counted = path(&shown, *uplink)?
+            .get("tx_packets")
+            .and_then(serde_json::Value::as_u64);
+        ensure!(counted.is_some_and(|counted| counted >= SEGMENTS as u64), "{shown}");
+    }
     Ok(())
 }
 
 macro_rules! laws {
-    ($($law:ident: $kind:ident, $family:ident;)+) => {
+    ($($law:ident: $kind:ident, $family:ident, $by:expr;)+) => {
         $(
             #[test]
             fn $law() -> Result<()> {
                 let Some(_alone) = alone(stringify!($law)) else { return Ok(()) };
-                arrive_as_sent($kind, Family::$family)
+                arrive_as_sent($kind, Family::$family, &$by)
             }
         )+
     };
 }
 
 laws! {
-    a_super_packet_arrives_as_sent_over_a_device_that_takes_it_whole: Veth, V4;
-    a_super_packet_arrives_as_sent_over_a_device_for_which_it_is_cut: Tun, V4;
-    a_super_packet_over_ipv6_arrives_as_sent: Tun, V6;
+    a_super_packet_arrives_as_sent_over_a_device_that_takes_it_whole: Veth, V4, [Uplink::A];
+    a_super_packet_arrives_as_sent_over_a_device_for_which_it_is_cut: Tun, V4, [Uplink::A];
+    a_super_packet_over_ipv6_arrives_as_sent: Tun, V6, [Uplink::A];
+    a_super_packet_is_copied_whole: Tun, V4, [Uplink::A, Uplink::B];
 }

@@ -3,6 +3,7 @@
 
 mod clamp;
 mod clients;
+mod copies;
 mod fixture;
 mod guard;
 mod restore;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 
 use super::file::MAX_BYTES;
-use super::value::ValueError;
+use super::value::{Protect, ValueError};
 use crate::mtu::IPV6_LEAST;
 
 /// Where something stands. The order is that of reading.
@@ -332,6 +332,11 @@ pub enum Fault {
         /// Why, and what to do.
         why: &'static str,
     },
+    /// `policy = "duplicate"` with fewer copies than that.
+    #[error(
+        "protect = \"{0}\" contradicts policy = \"duplicate\", which copies every data packet; remove one of the two"
+    )]
+    DuplicateUnprotected(Protect),
     /// Nothing to send by.
     #[error("no uplink; add [[uplink]] with interface = \"eth0\" for each interface that can carry the tunnel")]
     NoUplink,
@@ -375,9 +380,6 @@ pub enum Notice {
     /// `metered = true`.
     #[error("metered = true has no effect in this version: {0:?} is probed as often as the others")]
     Metered(String),
-    /// `protect = "suspect"`, asked for.
-    #[error("protect = \"suspect\" has no effect in this version: no copies are sent while a path is suspect")]
-    ProtectSuspect,
 }
 
 struct Nearest<'a> {

@@ -16,8 +16,8 @@
 //!
 //! [[tunnel]]                        # 1 to 16
 //! interface = "wg0"
-//! policy = "failover"
-//! protect = "suspect"               # off | suspect; no copies are sent yet, so a warning if it is asked for
+//! policy = "failover"               # failover | duplicate (which is protect = "always")
+//! protect = "suspect"               # when data packets are sent a second time, over another live path: off | suspect (while theirs is) | always
 //!
 //! mtu = "auto"                      # lower it to what fits while wgxdp runs, never raise it; unset: only a warning
 //! clamp-mss = false                 # true: the MSS of SYNs that enter and leave the tunnel is lowered to what fits
@@ -284,7 +284,7 @@ pub struct Tunnel {
     pub interface: InterfaceName,
     /// Which live paths carry its packets.
     pub policy: Policy,
-    /// When packets are sent twice. Without effect in this version.
+    /// When data packets are sent twice.
     pub protect: Protect,
     /// Who sets the interface's MTU; `None`: not wgxdp.
     pub mtu: Option<TunnelMtu>,

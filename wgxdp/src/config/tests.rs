@@ -116,7 +116,6 @@ fn the_file_of_the_design_says_what_it_says() {
         warnings,
         [
             r#"/etc/wgxdp/wgxdp.toml:14: metered = true has no effect in this version: "lte" is probed as often as the others"#,
-            r#"/etc/wgxdp/wgxdp.toml:19: protect = "suspect" has no effect in this version: no copies are sent while a path is suspect"#,
         ]
     );
 }

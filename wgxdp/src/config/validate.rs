@@ -9,7 +9,7 @@ use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 use super::draft::{Draft, DraftPeer, DraftTunnel, DraftUplink};
 use super::error::{ConfigError, Fault, Notice, Place, Problem, Warning};
 use super::reader::Placed;
-use super::value::{InterfaceName, ProbeKind, Profile, Protect};
+use super::value::{InterfaceName, Policy, ProbeKind, Profile, Protect};
 use super::{AddressChoice, COST_STEP, Config, GatewayChoice, Peer, Probe, Tunnel, Uplink};
 use crate::mtu::IPV6_LEAST;
 
@@ -220,23 +220,29 @@ impl Check {
                 "tunnel interface",
                 "remove one of the two",
             );
-            if let Some(Placed {
-                place,
-                value: Protect::Suspect,
-            }) = tunnel.protect
-            {
-                self.warnings.push((place, Notice::ProtectSuspect));
-            }
+            let protect = self.protect(tunnel.policy, tunnel.protect);
             checked.push(Tunnel {
                 interface: tunnel.interface.value,
                 policy: tunnel.policy,
-                protect: tunnel.protect.map_or(Protect::Suspect, |placed| placed.value),
+                protect,
                 mtu: tunnel.mtu,
                 clamp_mss: tunnel.clamp_mss,
                 peers: self.peers(tunnel.peers, uplinks, profile),
             });
         }
         checked
+    }
+
+    /// Two keys that say the same must not say different things.
+    fn protect(&mut self, policy: Policy, asked: Option<Placed<Protect>>) -> Protect {
+        let implied = match policy {
+            Policy::Failover => return asked.map_or(Protect::Suspect, |placed| placed.value),
+            Policy::Duplicate => Protect::Always,
+        };
+        if let Some(Placed { place, value }) = asked.filter(|placed| placed.value != implied) {
+            self.add(place, Fault::DuplicateUnprotected(value));
+        }
+        implied
     }
 
     fn peers(&mut self, peers: Vec<Option<DraftPeer>>, uplinks: usize, profile: Profile) -> Vec<Peer> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use wgxdp_common::liveness;
 
 /// Longest label of an uplink or a peer, in bytes.
 const MAX_LABEL: usize = 63;
@@ -240,18 +241,31 @@ words! {
     Policy {
         /// The first one.
         Failover = "failover",
-    } not yet { "balance": "use \"failover\"", "duplicate": "use \"failover\"" }
+        /// The first one, and a copy of each data packet another: [`Protect::Always`].
+        Duplicate = "duplicate",
+    } not yet { "balance": "use \"failover\"" }
 }
 
 words! {
-    /// When a packet is sent a second time, over the next live path. This version sends no copies yet: it takes
-    /// [`Protect::Suspect`] (so that files stay valid) and says in a warning that it has no effect.
+    /// When a data packet is sent a second time, over another live path.
     Protect {
         /// Never.
         Off = "off",
         /// While its path is suspect.
         Suspect = "suspect",
-    } not yet { "always": "use \"suspect\" or \"off\"" }
+        /// Always.
+        Always = "always",
+    } not yet {}
+}
+
+impl From<Protect> for liveness::Protect {
+    fn from(protect: Protect) -> Self {
+        match protect {
+            Protect::Off => Self::OFF,
+            Protect::Suspect => Self::SUSPECT,
+            Protect::Always => Self::ALWAYS,
+        }
+    }
 }
 
 words! {

@@ -9,7 +9,7 @@ use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order};
 
-use crate::config::{Config, PublicKey};
+use crate::config::{Config, Protect, PublicKey};
 use crate::engine::{PathSpec, PeerSpec};
 use crate::host::wireguard;
 use crate::mtu;
@@ -35,6 +35,8 @@ pub(super) struct PeerPlan {
     pub(super) target: Option<IpAddr>,
     /// Uplinks, the preferred one first.
     pub(super) uplinks: Vec<u32>,
+    /// When its data packets are copied.
+    pub(super) protect: Protect,
 }
 
 /// Something that cannot be done, or not as asked.
@@ -151,6 +153,7 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel], unlisted: &U
                 interval: probe.interval,
                 target: probe.target,
                 uplinks: uplinks.clone(),
+                protect: tunnel_config.protect,
             });
         }
     }
@@ -235,7 +238,10 @@ impl PeerPlan {
             reserved: [0; 36],
         };
         let canonical = self.canonical.ip().into();
-        let path = |path: PathPlan| table::Path::new(path.uplink, path.endpoint.into(), canonical);
+        let path = |path: PathPlan| table::Path {
+            protect: self.protect.into(),
+            ..table::Path::new(path.uplink, path.endpoint.into(), canonical)
+        };
         (peer, paths.into_iter().map(path).collect())
     }
 

@@ -139,6 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Protect;
 
     fn endpoint(port: u16) -> EndpointKey {
         EndpointKey {
@@ -159,6 +160,7 @@ mod tests {
             interval: Duration::from_secs(1),
             target: None,
             uplinks: vec![0, 1],
+            protect: Protect::Suspect,
         }
     }
 

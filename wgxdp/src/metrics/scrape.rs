@@ -190,6 +190,7 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::Steered
         | Reason::FailOpen
         | Reason::Oversize
+        | Reason::Copied
         | Reason::Returned
         | Reason::Diverted
         | Reason::Fallback

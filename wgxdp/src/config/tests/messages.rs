@@ -235,7 +235,7 @@ fn a_word_that_is_none_is_told_the_words() {
         ),
         (
             tunnel("policy = 'random'"),
-            ":7: policy must be \"failover\", not \"random\"",
+            ":7: policy must be \"failover\" or \"duplicate\", not \"random\"",
         ),
         (
             uplink("xdp = 'driver'"),
@@ -243,7 +243,7 @@ fn a_word_that_is_none_is_told_the_words() {
         ),
         (
             tunnel("protect = 'on'"),
-            ":7: protect must be \"off\" or \"suspect\", not \"on\"",
+            ":7: protect must be \"off\", \"suspect\" or \"always\", not \"on\"",
         ),
     ]);
 }
@@ -254,14 +254,6 @@ fn what_this_version_cannot_do_is_refused_by_name() {
         (
             tunnel("policy = 'balance'"),
             ":7: policy = \"balance\" is not in this version; use \"failover\"",
-        ),
-        (
-            tunnel("policy = 'duplicate'"),
-            ":7: policy = \"duplicate\" is not in this version; use \"failover\"",
-        ),
-        (
-            tunnel("protect = 'always'"),
-            ":7: protect = \"always\" is not in this version; use \"suspect\" or \"off\"",
         ),
         (
             peer("probe = { kind = 'stamp' }"),

@@ -50,6 +50,28 @@ fn what_must_be_unique_names_the_line_of_the_other() {
 }
 
 #[test]
+fn a_policy_of_copies_is_protect_always_and_contradicts_less() {
+    for (keys, protect) in [
+        ("policy = 'duplicate'", Protect::Always),
+        ("policy = 'duplicate'\nprotect = 'always'", Protect::Always),
+        ("protect = 'always'", Protect::Always),
+        ("policy = 'failover'\nprotect = 'off'", Protect::Off),
+    ] {
+        assert_eq!(valid(&tunnel(keys)).tunnels()[0].protect, protect, "{keys}");
+    }
+    promises([
+        (
+            tunnel("policy = 'duplicate'\nprotect = 'off'"),
+            ":8: protect = \"off\" contradicts policy = \"duplicate\", which copies every data packet; remove one of the two",
+        ),
+        (
+            tunnel("protect = 'suspect'\npolicy = 'duplicate'"),
+            ":7: protect = \"suspect\" contradicts policy = \"duplicate\", which copies every data packet; remove one of the two",
+        ),
+    ]);
+}
+
+#[test]
 fn more_than_there_is_room_for_is_refused() {
     let uplinks = |count: usize| {
         (0..count)

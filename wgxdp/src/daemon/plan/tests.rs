@@ -77,6 +77,26 @@ fn a_peer_may_have_endpoints_of_both_families_whichever_one_wireguard_knows() {
 }
 
 #[test]
+fn every_path_of_a_tunnel_copies_as_its_file_says() {
+    use wgxdp_common::liveness::Protect;
+    for (keys, expected) in [
+        ("", Protect::SUSPECT),
+        ("protect = 'off'", Protect::OFF),
+        ("policy = 'duplicate'", Protect::ALWAYS),
+    ] {
+        let key = PublicKey::from(KEY);
+        let peer = format!("[[tunnel.peer]]\npublic-key = '{key}'\nendpoints = ['192.0.2.1:1', '192.0.2.2:1']");
+        let plan = only(&with(&format!("[[tunnel]]\ninterface = 'wg0'\n{keys}\n{peer}\n")), None);
+        let (_, paths) = plan.entries(PeerId(0));
+        assert_eq!(
+            paths.iter().map(|path| path.protect).collect::<Vec<_>>(),
+            [expected; 4],
+            "{keys}"
+        );
+    }
+}
+
+#[test]
 fn what_fits_a_path_is_told_in_the_family_that_wireguard_sends() {
     let config = listed("endpoints = ['192.0.2.1:1', '[2001:db8::1]:1']");
     let largest = |canonical| {

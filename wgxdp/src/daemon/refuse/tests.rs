@@ -72,6 +72,7 @@ fn plan(config: &Config, canonical: &str) -> PeerPlan {
         interval: std::time::Duration::from_millis(50),
         target: peer.probe.target,
         uplinks: vec![0, 1],
+        protect: config.tunnels()[0].protect,
     }
 }
 
