@@ -118,7 +118,7 @@ impl Protect {
 /// Whether a path, which carries traffic, surely is neither dead nor in want of copies: told without a clock, which is the dearest of what a packet could ask.
 ///
 /// The latest probe left at `sent_ns`. By then the path had been silent for `sent − proof`, and as long as the prober keeps its time the silence
-/// is at most one interval longer now. `suspect_after` is at least 1.5 intervals; so after a silence below a third of it, half an interval, it has
+/// is at most one interval longer now. `suspect_after` is at least 1.5 intervals (the engine's `thresholds.rs`); so after a silence below a third of it, half an interval, it has
 /// not been reached. (A prober that is late is believed at its next probe: what was not sent cannot be missing.)
 ///
 /// In steady state `sent − proof` is what is missing from a round trip to whole intervals `I`, until the answer comes. So of the packets a share of
@@ -613,7 +613,7 @@ mod tests {
             protect in 0..3u32,
         ) {
             let interval_ns = interval_us * 1000;
-            let after = |tenths: u64| (tenths * interval_us / 10).div_ceil(1) as u32;
+            let after = |tenths: u64| (tenths * interval_us).div_ceil(10) as u32;
             let thresholds = Thresholds::new(after(suspect_tenths), after(dead_tenths));
             let sent_ns = NOW + 2 * interval_ns * asked / 1000;
             let now_ns = sent_ns + interval_ns * later / 1000;

@@ -68,6 +68,8 @@ impl Street {
         let index = |device: &str| -> Result<u32> { Ok(host.enter(|| nix::net::if_::if_nametoindex(device))?) };
         let mut fixture = Fixture::load_protected(&config(index("isp-a")?, index("isp-b")?), protect)?;
         let anchor = index(ANCHOR)?;
+        // Where there is only clsact, a note says there whose it is.
+        host.run("mkdir", &["-p", "/run/wgxdp"])?;
         host.enter(|| fixture.dataplane.attach(Steer, ANCHOR, anchor))?;
         Ok(Some(Self {
             fixture,
