@@ -13,6 +13,7 @@
 //! | [`message`] | WireGuard's messages as they look from outside |
 //! | [`liveness`] | when a path is live, suspect or dead, and which one carries a packet |
 //! | [`echo`] | the payload of an ICMP echo probe |
+//! | [`stamp`] | STAMP test packets, and the in-band probe that is made of them |
 //! | [`siphash`] | the tag of in-band probes |
 //! | [`checksum`] | RFC 1071 and RFC 1624 arithmetic |
 //! | [`count`] | what is counted, and what each count is called |
@@ -31,6 +32,7 @@ pub mod message;
 pub mod net;
 pub mod record;
 pub mod siphash;
+pub mod stamp;
 pub mod table;
 
 /// Marks types as plain old data for aya's maps; compiled away in the BPF programs.
