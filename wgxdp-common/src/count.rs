@@ -91,7 +91,7 @@ reasons! {
     ForeignDestination = "foreign_destination", Pass;
     /// `restore`: for another host's link-layer address, or for a VLAN on top of the uplink.
     OtherHost = "other_host", Pass;
-    /// `restore`: an echo reply that answers no probe of ours.
+    /// `restore`: looks like the answer to a probe, but to none of ours.
     Unauthentic = "unauthentic", Pass;
     /// `guard`: can be WireGuard's, left to `restore`.
     Guarded = "guarded", Pass;

@@ -13,7 +13,7 @@
 //! | [`message`] | WireGuard's messages as they look from outside |
 //! | [`liveness`] | when a path is live, suspect or dead, and which one carries a packet |
 //! | [`echo`] | the payload of an ICMP echo probe |
-//! | [`stamp`] | STAMP test packets, and the in-band probe that is made of them |
+//! | [`stamp`] | STAMP test packets, and the probes that are made of them |
 //! | [`siphash`] | the tag of in-band probes |
 //! | [`checksum`] | RFC 1071 and RFC 1624 arithmetic |
 //! | [`count`] | what is counted, and what each count is called |

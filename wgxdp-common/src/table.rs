@@ -155,7 +155,7 @@ pub struct Anchor {
     pub ifindex: u32,
     /// The device's link-layer address.
     pub mac: [u8; 6],
-    /// Identifier of the ICMP echo probes of this run (RFC 792), in network byte order.
+    /// Identifier of the ICMP echo probes of this run (RFC 792) and source port of its UDP probes, in network byte order.
     pub probe_ident: u16,
 }
 

@@ -4,7 +4,7 @@
 //! uplink ─▶ guard
 //!   not for a tunnel of ours     ─▶ passed, not even counted: this must cost next to nothing
 //!   cannot be WireGuard's        ─▶ dropped, counted
-//!   an authentic echo reply      ─▶ the path's proof moves ─▶ consumed
+//!   a probe's authentic reply    ─▶ the path's proof moves ─▶ consumed
 //!   may be WireGuard's           ─▶ counted ─▶ passed: `restore` rewrites it
 //! ```
 //!
@@ -20,6 +20,7 @@
 use aya_ebpf::programs::XdpContext;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::UplinkId;
+use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::Config;
 
 use crate::outcome::Outcome;
@@ -42,8 +43,15 @@ pub(crate) fn guard<const MERGED: bool>(ctx: &XdpContext) -> Option<Outcome> {
     .ok()?;
     let config = config::current()?;
     let (id, reason) = match packet.transport {
+        Transport::Udp(udp) if config::tunnel(config, udp.destination).is_none() => {
+            if udp.destination.0 != config.anchor.probe_ident {
+                return None;
+            }
+            let id = uplink_of(ctx, config, &packet)?;
+            probe::answers(&udp, read(ctx, udp.payload + out_of_band::REPEATED), id)?;
+            (id, Reason::Proof)
+        }
         Transport::Udp(udp) => {
-            config::tunnel(config, udp.destination)?;
             let id = uplink_of(ctx, config, &packet)?;
             match message::check_single(&udp) {
                 Ok(_) => (id, Reason::Guarded),

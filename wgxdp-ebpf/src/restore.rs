@@ -4,7 +4,7 @@
 //! uplink ─▶ restore
 //!   cannot be WireGuard's        ─▶ dropped, counted
 //!   not ours (no UDP, other port, not to the uplink's address, fragment, …)  pass, counted
-//!   an echo reply, authentic     ─▶ the path's proof moves ─▶ consumed
+//!   a probe's reply, authentic   ─▶ the path's proof moves ─▶ consumed
 //!   from a known endpoint        ─▶ source := the peer's canonical endpoint ┐
 //!   from anywhere else           ─▶ source as it is, and heard there       ├▶ destination := the anchor's address ─▶ anchor's ingress
 //! ```
@@ -18,6 +18,7 @@ use wgxdp_common::client::{LocalId, Whereabouts};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::net::Endpoint;
+use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::{Config, EndpointKey, LinkKind, Uplink};
 
 use crate::maps::{PATH_COUNTS, PEERS, field};
@@ -74,8 +75,18 @@ fn try_restore<const L3: usize, const V4: bool>(
     let packet = parse::<L3, V4>(ctx)?;
     let family = if packet.v4 { &uplink.v4 } else { &uplink.v6 };
     match packet.transport {
+        Transport::Udp(udp) if config::tunnel(config, udp.destination).is_none() => {
+            if udp.destination.0 != config.anchor.probe_ident {
+                return Err(Reason::OtherPort);
+            }
+            if packet.destination != family.address {
+                return Err(Reason::Unauthentic);
+            }
+            let repeated = ctx.load(udp.payload + out_of_band::REPEATED).ok();
+            probe::answers(&udp, repeated, id).ok_or(Reason::Unauthentic)?;
+            Ok(Reason::Proof)
+        }
         Transport::Udp(udp) => {
-            config::tunnel(config, udp.destination).ok_or(Reason::OtherPort)?;
             let anchor = if V4 { config.anchor.v4.as_v4() } else { config.anchor.v6 };
             let (local, from_local) = if packet.destination == family.address {
                 (family.local, Difference::NONE.without(family.difference))

@@ -24,6 +24,7 @@ use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
+use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::{Config, EndpointKey, Path, PeerState, Tunnel};
 
 use crate::choose::{Chosen, choose, clock, preferred};
@@ -80,7 +81,12 @@ fn depart<const V4: bool>(ctx: &TcContext, config: &Config) -> Result<Reason, Re
             ident,
             sequence,
             payload,
-        } if canonical => probes(ctx, config, &packet, ident, sequence, payload)?.carry_out(ctx, &packet),
+        } if canonical => {
+            if ident != config.anchor.probe_ident || !is_marked(ctx, payload) {
+                return Err(Reason::NotUdp);
+            }
+            probes(ctx, config, &packet, payload, sequence, [Port(0); 2])?.carry_out(ctx, &packet)
+        }
         Transport::Echo { .. } => Err(Reason::NotUdp),
     }
 }
@@ -157,8 +163,11 @@ impl Sent<'_> {
         match endpoints::find(&key) {
             Some(entry) => self.to_peer(entry),
             None => {
-                let tunnel = config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
-                self.to_client(tunnel, &key)?.carry_out(self.ctx, packet)
+                let departure = match config::tunnel(config, udp.source) {
+                    Some(tunnel) => self.to_client(tunnel, &key)?,
+                    None => self.stamp_probe()?,
+                };
+                departure.carry_out(self.ctx, packet)
             }
         }
     }
@@ -254,6 +263,24 @@ impl Sent<'_> {
         })
     }
 
+    /// A STAMP probe of the prober's, from its port.
+    #[inline(always)]
+    fn stamp_probe(&self) -> Result<Departure, Reason> {
+        let udp = self.udp;
+        let probe = out_of_band::read(udp.opening).filter(|_| udp.source.0 == self.config.anchor.probe_ident);
+        match probe {
+            Some((payload, sequence)) if is_marked(self.ctx, payload) => probes(
+                self.ctx,
+                self.config,
+                self.packet,
+                payload,
+                sequence,
+                [udp.source, udp.destination],
+            ),
+            _ => Err(Reason::OtherPort),
+        }
+    }
+
     /// How the source will differ; nearly always user space has worked it out before.
     #[inline(always)]
     fn source_to(&self, egress: &Egress) -> Difference {
@@ -265,23 +292,23 @@ impl Sent<'_> {
     }
 }
 
-/// What the prober sends, known by its mark: over the path that it tests.
+/// Whether the packet has the mark of the path that it says it tests.
+#[inline(always)]
+fn is_marked(ctx: &TcContext, payload: Payload) -> bool {
+    let mark = skb!(ctx, mark);
+    mark & PROBE_MARK_MASK == PROBE_MARK && mark & !PROBE_MARK_MASK == payload.path.0
+}
+
+/// What the prober sends, over the path that it tests. An echo has no ports.
 #[inline(always)]
 fn probes(
     ctx: &TcContext,
     config: &Config,
     packet: &Packet,
-    ident: u16,
-    sequence: u16,
     payload: Payload,
+    sequence: u16,
+    [from, to]: [Port; 2],
 ) -> Result<Departure, Reason> {
-    let mark = skb!(ctx, mark);
-    let ours = mark & PROBE_MARK_MASK == PROBE_MARK
-        && mark & !PROBE_MARK_MASK == payload.path.0
-        && ident == config.anchor.probe_ident;
-    if !ours {
-        return Err(Reason::NotUdp);
-    }
     let uplink = probe::uplink(payload.path).ok_or(Reason::ProbeNoUplink)?;
     probe::leaves(payload, sequence).ok_or(Reason::ProbeNoUplink)?;
     let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
@@ -290,10 +317,10 @@ fn probes(
     Ok(Departure {
         egress,
         addresses: egress.difference,
-        port: Port(0),
+        port: from,
         to: Endpoint {
             address: packet.destination,
-            port: Port(0),
+            port: to,
             reserved: [0; 2],
         },
         path: PathId::NONE,

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | this one | what a session-sender and a session-reflector write: 44 bytes each, so that a reply is never larger than what it answers |
 //! | [`tlv`] | what may follow |
+//! | [`out_of_band`] | probes to any reflector |
 //! | [`in_band`] | the authentic probe between two wgxdp: such a packet with one TLV of a fixed layout |
 //!
 //! ```text
@@ -31,6 +32,7 @@
 //! All integers are big-endian.
 
 pub mod in_band;
+pub mod out_of_band;
 pub mod tlv;
 
 /// Bytes of a test packet without TLVs, either way.
@@ -72,7 +74,7 @@ impl ErrorEstimate {
     pub const SYNCHRONISED: u16 = 1 << 15;
     /// Z: timestamps are PTP's, not NTP's (RFC 8186, section 2.3).
     pub const PTP: u16 = 1 << 14;
-    /// Nothing is known of the clock's error but that it is not beyond a second: NTP's format, no synchronisation.
+    /// Of a clock that nobody vouches for: NTP's format, not synchronised, the error put at a second.
     pub const UNKNOWN: Self = Self::new(0, 32, 1);
 
     /// From flags, scale (below 64) and multiplier.
