@@ -18,6 +18,7 @@ mod clients;
 mod config;
 mod endpoints;
 mod guard;
+mod in_band;
 mod maps;
 mod message;
 mod outcome;
@@ -26,6 +27,7 @@ mod probe;
 mod records;
 mod restore;
 mod rewrite;
+mod send_back;
 mod steer;
 mod translate;
 

@@ -3,7 +3,7 @@
 //! ```text
 //! WireGuard → socket → rule → anchor ─▶ steer
 //!   not ours (no UDP, other port, foreign source, fragment, …)          pass, counted
-//!   a probe, by its mark        ─▶ stamp it ─▶ its path's uplink
+//!   a probe, by its mark        ─▶ stamp it ─▶ its path's uplink             (in band: `in_band`)
 //!   to a known endpoint         ─▶ the peer's first live path that it fits   (wgxdp_common::liveness)
 //!   to a learned client         ─▶ where it last spoke                       (wgxdp_common::client)
 //!   to any other destination    ─▶ the first usable uplink
@@ -24,6 +24,7 @@ use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
+use wgxdp_common::stamp::in_band::InBand;
 use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::{Config, EndpointKey, Path, PeerState, Tunnel};
 
@@ -33,7 +34,7 @@ use crate::maps::{PATH_COUNTS, PATHS, PEER_STATES, PROOFS, field, read, write};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, rewrite, send};
-use crate::{clients, endpoints, packet, probe, records};
+use crate::{clients, endpoints, in_band, packet, probe, records};
 
 /// The anchor has Ethernet headers, whether it is a `dummy` or a `veth`.
 const L3: usize = ETHERNET;
@@ -165,6 +166,7 @@ impl Sent<'_> {
             None => {
                 let departure = match config::tunnel(config, udp.source) {
                     Some(tunnel) => self.to_client(tunnel, &key)?,
+                    None if in_band::is_claimed(udp) => self.in_band_probe()?,
                     None => self.stamp_probe()?,
                 };
                 departure.carry_out(self.ctx, packet)
@@ -279,6 +281,49 @@ impl Sent<'_> {
             ),
             _ => Err(Reason::OtherPort),
         }
+    }
+
+    /// An in-band probe of the prober's, from its port. It leaves from the tunnel's, to which WireGuard alone is bound.
+    #[inline(always)]
+    fn in_band_probe(&self) -> Result<Departure, Reason> {
+        let Self {
+            ctx,
+            config,
+            packet,
+            udp,
+            ..
+        } = *self;
+        let mark = skb!(ctx, mark);
+        let path = PathId(mark & !PROBE_MARK_MASK);
+        if mark & PROBE_MARK_MASK != PROBE_MARK || udp.source.0 != config.anchor.probe_ident {
+            return Err(Reason::OtherPort);
+        }
+        let mut request = InBand::default();
+        in_band::load(ctx, udp, &mut request)?;
+        let removed = in_band::removed(&request);
+        let port = in_band::tunnel(path).ok_or(Reason::ProbeNoUplink)?;
+        let uplink = probe::uplink(path).ok_or(Reason::ProbeNoUplink)?;
+        let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
+        match in_band::compose(&mut request, path) {
+            Reason::Probe => {}
+            refused => return Err(refused),
+        }
+        in_band::store(ctx, udp, &request, removed)?;
+        // As in `probes`.
+        ctx.set_mark(0);
+        Ok(Departure {
+            addresses: self.source_to(&egress),
+            egress,
+            port,
+            to: Endpoint {
+                address: packet.destination,
+                port: udp.destination,
+                reserved: [0; 2],
+            },
+            path: PathId::NONE,
+            moves: false,
+            reason: Reason::Probe,
+        })
     }
 
     /// How the source will differ; nearly always user space has worked it out before.

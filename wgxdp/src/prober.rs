@@ -1,4 +1,4 @@
-//! Sends echo probes. Each carries its path's fwmark, so that the rule leads it to the anchor and `steer` sends it where the path's data
+//! Sends probes: echoes, and in-band ones, of which `steer` writes all but the sequence number. Each carries its path's fwmark, so that the rule leads it to the anchor and `steer` sends it where the path's data
 //! goes; the kernel takes both timestamps, and `restore` consumes the replies, so nothing is ever read here.
 
 use std::io;
@@ -11,6 +11,8 @@ use wgxdp_common::abi::PROBE_MARK;
 use wgxdp_common::checksum::{finish, sum};
 use wgxdp_common::echo::{HEADER_LEN, PAYLOAD_LEN, Payload, icmp_type};
 use wgxdp_common::id::PathId;
+use wgxdp_common::stamp::in_band::{self, Author, InBand, KeyId};
+use wgxdp_common::stamp::{ErrorEstimate, Timestamp};
 
 /// `SOL_RAW` and `ICMP_FILTER` (linux/icmp.h), `ICMPV6_FILTER` (linux/icmpv6.h).
 const SOL_RAW: libc::c_int = 255;
@@ -20,22 +22,29 @@ const ICMPV6_FILTER: libc::c_int = 1;
 /// The probes' sockets and their identifier.
 #[derive(Debug)]
 pub struct Prober {
-    v4: Socket,
-    v6: Option<Socket>,
+    v4: Sockets,
+    v6: Option<Sockets>,
     ident: u16,
 }
 
+/// Those of a family.
+#[derive(Debug)]
+struct Sockets {
+    echo: Socket,
+    in_band: Socket,
+}
+
 impl Prober {
-    /// Opens the sockets, bound to the canonical addresses, with a random identifier.
+    /// Opens the sockets, bound to the canonical addresses; a port of the kernel's choice is the identifier.
     ///
     /// # Errors
     /// No raw sockets to be had, or the addresses are not there.
     pub fn open(v4: IpAddr, v6: Option<IpAddr>) -> io::Result<Self> {
-        Ok(Self {
-            v4: socket(v4)?,
-            v6: v6.map(socket).transpose()?,
-            ident: rand::random(),
-        })
+        let v4 = Sockets::open(v4, 0)?;
+        let bound = v4.in_band.local_addr()?.as_socket();
+        let ident = bound.ok_or(io::ErrorKind::AddrNotAvailable)?.port();
+        let v6 = v6.map(|v6| Sockets::open(v6, ident)).transpose()?;
+        Ok(Self { v4, v6, ident })
     }
 
     /// The identifier of this run's echoes, in the machine's byte order.
@@ -49,19 +58,68 @@ impl Prober {
     /// # Errors
     /// What the socket says; the probe did not leave.
     pub fn send(&self, path: PathId, sequence: u32, target: IpAddr) -> io::Result<()> {
-        let socket = match target {
-            IpAddr::V4(_) => &self.v4,
-            IpAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?,
-        };
+        let socket = &self.sockets(target)?.echo;
         let nonce = rand::random_range(1..=u64::MAX);
         let packet = echo_request(target.is_ipv6(), self.ident, sequence as u16, Payload { path, nonce });
-        socket.set_mark(PROBE_MARK | path.0)?;
-        socket.send_to(&packet, &SocketAddr::new(target, 0).into())?;
-        Ok(())
+        send(socket, path, &packet, SocketAddr::new(target, 0))
+    }
+
+    /// Sends an in-band probe over `path` to `endpoint`. `steer` makes it the peer's, and has it come from the tunnel's port.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_in_band(&self, path: PathId, sequence: u32, endpoint: SocketAddr) -> io::Result<()> {
+        let nobody = Author {
+            key_id: KeyId::default(),
+            active: false,
+            report: None,
+            error: ErrorEstimate::default(),
+        };
+        let mut packet = [0; in_band::LEN];
+        let request = InBand::request(sequence, Timestamp::default(), path, nobody);
+        request.write(&mut packet).map_err(|_| io::ErrorKind::InvalidData)?;
+        send(&self.sockets(endpoint.ip())?.in_band, path, &packet, endpoint)
+    }
+
+    fn sockets(&self, destination: IpAddr) -> io::Result<&Sockets> {
+        match destination {
+            IpAddr::V4(_) => Ok(&self.v4),
+            IpAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::AddrNotAvailable.into()),
+        }
     }
 }
 
-fn socket(source: IpAddr) -> io::Result<Socket> {
+fn send(socket: &Socket, path: PathId, packet: &[u8], to: SocketAddr) -> io::Result<()> {
+    socket.set_mark(PROBE_MARK | path.0)?;
+    socket.send_to(packet, &to.into())?;
+    Ok(())
+}
+
+impl Sockets {
+    fn open(source: IpAddr, port: u16) -> io::Result<Self> {
+        Ok(Self {
+            echo: echo_socket(source)?,
+            in_band: in_band_socket(SocketAddr::new(source, port))?,
+        })
+    }
+}
+
+/// No answer comes there: it goes to the tunnel's port. What is left of the highest hop limit is enough for the answer's way back.
+fn in_band_socket(source: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(source),
+        Type::DGRAM.nonblocking(),
+        Some(Protocol::UDP),
+    )?;
+    match source {
+        SocketAddr::V4(_) => socket.set_ttl_v4(u8::MAX.into())?,
+        SocketAddr::V6(_) => socket.set_unicast_hops_v6(u8::MAX.into())?,
+    }
+    socket.bind(&source.into())?;
+    Ok(socket)
+}
+
+fn echo_socket(source: IpAddr) -> io::Result<Socket> {
     let (domain, protocol, level, filter) = match source {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, SOL_RAW, ICMP_FILTER),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, libc::IPPROTO_ICMPV6, ICMPV6_FILTER),

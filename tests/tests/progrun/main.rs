@@ -5,6 +5,7 @@ mod clamp;
 mod clients;
 mod fixture;
 mod guard;
+mod in_band;
 mod restore;
 mod rows;
 mod size;

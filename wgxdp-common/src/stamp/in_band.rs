@@ -178,61 +178,74 @@ impl InBand {
     #[must_use]
     #[inline(always)]
     pub fn request(sequence: u32, timestamp: Timestamp, path: PathId, author: Author) -> Self {
-        let request = Self {
+        let mut request = Self {
             sequence: Be32::new(sequence | SEQUENCE_BIT),
-            timestamp: timestamp.into(),
             tlv: tlv::header(tlv::kind::PRIVATE, VALUE_LEN),
             enterprise: Be32::new(ENTERPRISE),
             version: VERSION,
             path: Be32::new(path.0),
             ..Self::default()
         };
-        request.by(author, 0)
+        request.leave(timestamp, author);
+        request
+    }
+
+    /// Makes a request one that leaves at `timestamp`; not yet sealed. This and [`Self::turn`] work in place: a program's stack holds few copies.
+    #[inline(always)]
+    pub fn leave(&mut self, timestamp: Timestamp, author: Author) {
+        self.timestamp = timestamp.into();
+        self.sign(author, 0);
     }
 
     /// The answer to this request, which leaves at `timestamp`; not yet sealed.
     #[must_use]
     #[inline(always)]
     pub fn answer(&self, arrival: Arrival, timestamp: Timestamp, author: Author) -> Self {
-        let answer = Self {
-            timestamp: timestamp.into(),
-            received: arrival.at.into(),
-            sender_sequence: self.sequence,
-            sender_timestamp: self.timestamp,
-            sender_error: self.error,
-            sender_ttl: arrival.ttl,
-            // Its type is understood: U is not set.
-            tlv: [0, self.tlv[1], self.tlv[2], self.tlv[3]],
-            ..*self
-        };
-        answer.by(author, flag::ANSWER)
+        let mut answer = *self;
+        answer.turn(arrival, timestamp, author);
+        answer
+    }
+
+    /// Makes a request its answer; see [`Self::answer`].
+    #[inline(always)]
+    pub fn turn(&mut self, arrival: Arrival, timestamp: Timestamp, author: Author) {
+        self.sender_sequence = self.sequence;
+        self.sender_timestamp = self.timestamp;
+        self.sender_error = self.error;
+        self.sender_ttl = arrival.ttl;
+        self.received = arrival.at.into();
+        self.timestamp = timestamp.into();
+        // Its type is understood: U is not set.
+        self.tlv[0] = 0;
+        self.sign(author, flag::ANSWER);
     }
 
     #[inline(always)]
-    fn by(self, author: Author, flags: u8) -> Self {
+    fn sign(&mut self, author: Author, flags: u8) {
         let active = if author.active { flag::ACTIVE } else { 0 };
         let (reported, report) = match author.report {
             Some(report) => (flag::REPORT, report),
             None => (0, Report { sequence: 0, age_ms: 0 }),
         };
-        Self {
-            error: Be16::new(author.error.0),
-            flags: flags | active | reported,
-            report_age_ms: Be16::new(report.age_ms),
-            report_sequence: Be32::new(report.sequence),
-            key_id: author.key_id,
-            ..self
-        }
+        self.error = Be16::new(author.error.0);
+        self.flags = flags | active | reported;
+        self.report_age_ms = Be16::new(report.age_ms);
+        self.report_sequence = Be32::new(report.sequence);
+        self.key_id = author.key_id;
     }
 
     /// With its tag, by the author's key for this reader.
     #[must_use]
     #[inline(always)]
-    pub fn sealed(self, key: Key) -> Self {
-        Self {
-            tag: self.tag_by(key),
-            ..self
-        }
+    pub fn sealed(mut self, key: Key) -> Self {
+        self.seal(key);
+        self
+    }
+
+    /// The same in place.
+    #[inline(always)]
+    pub fn seal(&mut self, key: Key) {
+        self.tag = self.tag_by(key);
     }
 
     /// Whether its author has this key and wrote every byte of it.
@@ -244,8 +257,14 @@ impl InBand {
 
     #[inline(always)]
     fn tag_by(&self, key: Key) -> u64 {
-        let [covered @ .., _tag]: [u64; LEN / 8] = self.words();
-        siphash::tag(key, &covered).to_le()
+        siphash::tag(key, self.covered()).to_le()
+    }
+
+    /// All words but the last, which is the tag.
+    #[inline(always)]
+    const fn covered(&self) -> &[u64; LEN / 8 - 1] {
+        // SAFETY: integers only, without padding (`layout!` above), aligned as words.
+        unsafe { &*(&raw const *self).cast() }
     }
 
     /// Whether a payload that begins with this is a probe of this version, as far as can be told without a key.

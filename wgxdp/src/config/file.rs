@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::draft::{Draft, DraftPeer, DraftProbe, DraftTunnel, DraftUplink};
 use super::error::{ConfigError, Fault};
 use super::reader::{Placed, Report, Table, Value, excerpt};
-use super::value::{Profile, TunnelMtu, UplinkName, XdpMode};
+use super::value::{ProbeKind, Profile, TunnelMtu, UplinkName, XdpMode};
 use super::{
     AddressChoice, Config, DEFAULT_MAX_CLIENTS, Detection, FamilyChoice, GatewayChoice, MAX_CLIENTS, address, validate,
 };
@@ -348,8 +348,13 @@ fn probe(mut table: Table<'_, '_>, report: &mut Report<'_>) -> DraftProbe {
         )?;
         Some(Placed { place, value })
     });
+    let of_kind = kind.as_ref().map_or(ProbeKind::Icmp, |placed| placed.value);
+    let useless = |key| Fault::ProbeKey { kind: of_kind, key };
     if let Some(port) = table.get("port", report) {
-        report.add(port.place, Fault::ProbePort);
+        report.add(port.place, useless("port"));
+    }
+    if let (ProbeKind::Stamp, Some(target)) = (of_kind, &target) {
+        report.add(target.place, useless("target"));
     }
     table.close(report);
     DraftProbe {

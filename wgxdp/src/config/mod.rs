@@ -26,7 +26,8 @@
 //! public-key = "…base64…"
 //! name = "hq"                       # optional
 //! endpoints = ["198.51.100.1:51820"] # may mix IPv4 and IPv6; optional: WireGuard's own endpoint
-//! probe = { kind = "icmp" }         # interval = "20ms" (default: the profile's), target = an address (default: the endpoint),
+//! probe = { kind = "icmp" }         # icmp | stamp (in band: answered by a wgxdp there); interval = "20ms" (default: the profile's),
+//!                                   # icmp: target = an address (default: the endpoint),
 //!                                   # used where it is of the endpoint's family; everywhere if no endpoint is of its family
 //!
 //! [detection]

@@ -281,5 +281,7 @@ words! {
     ProbeKind {
         /// ICMP or ICMPv6 echo.
         Icmp = "icmp",
-    } not yet { "stamp": "use \"icmp\"", "tcp": "use \"icmp\"" }
+        /// An authentic STAMP packet between two wgxdp, from the tunnel's port to the endpoint's.
+        Stamp = "stamp",
+    } not yet { "tcp": "use \"icmp\"" }
 }

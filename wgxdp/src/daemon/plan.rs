@@ -7,12 +7,14 @@ use std::time::Duration;
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_UPLINKS};
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
+use wgxdp_common::keyring::KeyName;
 use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order};
 
-use crate::config::{Config, PublicKey};
+use crate::config::{Config, ProbeKind, PublicKey};
 use crate::engine::{PathSpec, PeerSpec};
 use crate::host::wireguard;
 use crate::mtu;
+use crate::stamp::key::id_of;
 
 /// What identifies a peer's entry in the maps: with any of these changed it is another entry, so that no packet sees half of a change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +33,8 @@ pub(super) struct PeerPlan {
     pub(super) endpoints: Vec<SocketAddr>,
     /// The time between two probes.
     pub(super) interval: Duration,
+    /// What they are made of.
+    pub(super) probe: ProbeKind,
     /// Where probes go; `None`: to the endpoint. See [`PeerPlan::paths`].
     pub(super) target: Option<IpAddr>,
     /// Uplinks, the preferred one first.
@@ -149,6 +153,7 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel], unlisted: &U
                 canonical,
                 endpoints,
                 interval: probe.interval,
+                probe: probe.kind,
                 target: probe.target,
                 uplinks: uplinks.clone(),
             });
@@ -163,6 +168,7 @@ pub(super) struct PathPlan {
     pub(super) id: PathId,
     pub(super) uplink: UplinkId,
     pub(super) endpoint: SocketAddr,
+    pub(super) probe: ProbeKind,
     pub(super) target: IpAddr,
 }
 
@@ -190,6 +196,7 @@ impl PeerPlan {
             id: PathId::new(id, slot),
             uplink: UplinkId(uplink),
             endpoint,
+            probe: self.probe,
             target: target
                 .filter(|target| target.is_ipv4() == endpoint.is_ipv4() || !fits_some)
                 .unwrap_or(endpoint.ip()),
@@ -220,6 +227,11 @@ impl PeerPlan {
         }
     }
 
+    /// By which the programs know its in-band probes, and the keys for ours.
+    fn key_name(&self) -> KeyName {
+        KeyName::new(id_of(self.key.as_bytes()), self.port.into())
+    }
+
     /// They stand in their order.
     fn order(paths: &[PathPlan]) -> Order {
         Order::from_slots(0..paths.len() as u32)
@@ -232,7 +244,8 @@ impl PeerPlan {
         let peer = table::Peer {
             order,
             canonical: self.canonical.into(),
-            reserved: [0; 36],
+            reserved: [0; 20],
+            name: self.key_name(),
         };
         let canonical = self.canonical.ip().into();
         let path = |path: PathPlan| table::Path::new(path.uplink, path.endpoint.into(), canonical);

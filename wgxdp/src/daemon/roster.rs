@@ -139,6 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::ProbeKind;
 
     fn endpoint(port: u16) -> EndpointKey {
         EndpointKey {
@@ -157,6 +158,7 @@ mod tests {
             canonical,
             endpoints: vec![canonical],
             interval: Duration::from_secs(1),
+            probe: ProbeKind::Icmp,
             target: None,
             uplinks: vec![0, 1],
         }

@@ -264,13 +264,13 @@ fn what_this_version_cannot_do_is_refused_by_name() {
             ":7: protect = \"always\" is not in this version; use \"suspect\" or \"off\"",
         ),
         (
-            peer("probe = { kind = 'stamp' }"),
-            ":9:18: kind = \"stamp\" is not in this version; use \"icmp\"",
+            peer("probe = { kind = 'stamp', target = '192.0.2.1' }"),
+            ":9:36: a probe of kind \"stamp\" has no target; remove it",
         ),
         (
             peer("probe = { kind = 'tcp', port = 443 }"),
             ":9:18: kind = \"tcp\" is not in this version; use \"icmp\"\n\
-             :9:32: an icmp probe has no port; remove it",
+             :9:32: a probe of kind \"icmp\" has no port; remove it",
         ),
     ]);
 }

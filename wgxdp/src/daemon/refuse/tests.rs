@@ -70,6 +70,7 @@ fn plan(config: &Config, canonical: &str) -> PeerPlan {
             endpoints
         },
         interval: std::time::Duration::from_millis(50),
+        probe: peer.probe.kind,
         target: peer.probe.target,
         uplinks: vec![0, 1],
     }
