@@ -28,6 +28,7 @@
 //! endpoints = ["198.51.100.1:51820"] # may mix IPv4 and IPv6; optional: WireGuard's own endpoint
 //! probe = { kind = "icmp" }         # interval = "20ms" (default: the profile's), target = an address (default: the endpoint),
 //!                                   # used where it is of the endpoint's family; everywhere if no endpoint is of its family
+//!                                   # kind = "stamp": to a STAMP reflector (RFC 8762) there, port = 862
 //!
 //! [detection]
 //! false-failovers-per-week = 1.0
@@ -60,6 +61,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
+
+use wgxdp_common::stamp;
 
 pub use error::{ConfigError, Fault, Notice, Place, Problem, Warning};
 pub use flags::{Flags, UplinkFlag};
@@ -184,6 +187,7 @@ impl Config {
             kind: ProbeKind::Icmp,
             interval: self.profile.probe_interval(),
             target: None,
+            port: stamp::PORT,
         }
     }
 
@@ -324,6 +328,8 @@ pub struct Probe {
     pub interval: Duration,
     /// Where probes go; `None`: to the path's endpoint.
     pub target: Option<IpAddr>,
+    /// And at which port; of no meaning to [`ProbeKind::Icmp`].
+    pub port: u16,
 }
 
 /// When a path is given up and when it is trusted again.

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::path::Path;
 
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
+use wgxdp_common::stamp;
 
 use super::draft::{Draft, DraftPeer, DraftTunnel, DraftUplink};
 use super::error::{ConfigError, Fault, Notice, Place, Problem, Warning};
@@ -275,6 +276,7 @@ impl Check {
                 kind: peer.probe.kind.unwrap_or(ProbeKind::Icmp),
                 interval: peer.probe.interval.unwrap_or(profile.probe_interval()),
                 target: peer.probe.target.map(|placed| placed.value),
+                port: peer.probe.port.unwrap_or(stamp::PORT),
             };
             checked.push(Peer {
                 public_key: peer.public_key.value,

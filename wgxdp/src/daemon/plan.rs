@@ -9,10 +9,11 @@ use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order};
 
-use crate::config::{Config, PublicKey};
+use crate::config::{Config, ProbeKind, PublicKey};
 use crate::engine::{PathSpec, PeerSpec};
 use crate::host::wireguard;
 use crate::mtu;
+use crate::prober::Target;
 
 /// What identifies a peer's entry in the maps: with any of these changed it is another entry, so that no packet sees half of a change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,10 +30,14 @@ pub(super) struct PeerPlan {
     pub(super) canonical: SocketAddr,
     /// Where packets really go, the preferred one first.
     pub(super) endpoints: Vec<SocketAddr>,
+    /// What probes are made of.
+    pub(super) kind: ProbeKind,
     /// The time between two probes.
     pub(super) interval: Duration,
     /// Where probes go; `None`: to the endpoint. See [`PeerPlan::paths`].
     pub(super) target: Option<IpAddr>,
+    /// And at which port; of no meaning to [`ProbeKind::Icmp`].
+    pub(super) target_port: u16,
     /// Uplinks, the preferred one first.
     pub(super) uplinks: Vec<u32>,
 }
@@ -148,8 +153,10 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel], unlisted: &U
                     .map(|name| name.as_str().into()),
                 canonical,
                 endpoints,
+                kind: probe.kind,
                 interval: probe.interval,
                 target: probe.target,
+                target_port: probe.port,
                 uplinks: uplinks.clone(),
             });
         }
@@ -163,7 +170,7 @@ pub(super) struct PathPlan {
     pub(super) id: PathId,
     pub(super) uplink: UplinkId,
     pub(super) endpoint: SocketAddr,
-    pub(super) target: IpAddr,
+    pub(super) target: Target,
 }
 
 impl PathPlan {
@@ -186,15 +193,25 @@ impl PeerPlan {
             .endpoints
             .iter()
             .any(|endpoint| target.is_some_and(|target| target.is_ipv4() == endpoint.is_ipv4()));
-        let path = |(slot, (uplink, endpoint)): (u32, (u32, SocketAddr))| PathPlan {
-            id: PathId::new(id, slot),
-            uplink: UplinkId(uplink),
-            endpoint,
-            target: target
+        let path = |(slot, (uplink, endpoint)): (u32, (u32, SocketAddr))| {
+            let address = target
                 .filter(|target| target.is_ipv4() == endpoint.is_ipv4() || !fits_some)
-                .unwrap_or(endpoint.ip()),
+                .unwrap_or(endpoint.ip());
+            PathPlan {
+                id: PathId::new(id, slot),
+                uplink: UplinkId(uplink),
+                endpoint,
+                target: self.target_at(address),
+            }
         };
         (0..).zip(pairs).take(MAX_PATHS_PER_PEER).map(path).collect()
+    }
+
+    fn target_at(&self, address: IpAddr) -> Target {
+        match self.kind {
+            ProbeKind::Icmp => Target::Icmp(address),
+            ProbeKind::Stamp => Target::Stamp(SocketAddr::new(address, self.target_port)),
+        }
     }
 
     /// The largest packet in bytes, as WireGuard sends it, that fits a path of this MTU.

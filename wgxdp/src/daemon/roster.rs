@@ -157,7 +157,9 @@ mod tests {
             canonical,
             endpoints: vec![canonical],
             interval: Duration::from_secs(1),
+            kind: crate::config::ProbeKind::Icmp,
             target: None,
+            target_port: 0,
             uplinks: vec![0, 1],
         }
     }

@@ -70,7 +70,9 @@ fn plan(config: &Config, canonical: &str) -> PeerPlan {
             endpoints
         },
         interval: std::time::Duration::from_millis(50),
+        kind: crate::config::ProbeKind::Icmp,
         target: peer.probe.target,
+        target_port: 0,
         uplinks: vec![0, 1],
     }
 }
