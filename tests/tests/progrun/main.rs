@@ -8,6 +8,7 @@ mod guard;
 mod restore;
 mod rows;
 mod size;
+mod stamp;
 mod steer;
 mod stress;
 mod translate;
