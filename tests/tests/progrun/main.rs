@@ -9,6 +9,7 @@ mod in_band;
 mod restore;
 mod rows;
 mod size;
+mod stamp;
 mod steer;
 mod stress;
 mod translate;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 
 use super::file::MAX_BYTES;
-use super::value::{ProbeKind, ValueError};
+use super::value::ValueError;
 use crate::mtu::IPV6_LEAST;
 
 /// Where something stands. The order is that of reading.
@@ -288,13 +288,8 @@ pub enum Fault {
     #[error("gateway {0} is the uplink's own address; give the router's")]
     GatewayIsSelf(String),
     /// A setting that its probe has no use for.
-    #[error("a probe of kind \"{kind}\" has no {key}; remove it")]
-    ProbeKey {
-        /// What the probe is made of.
-        kind: ProbeKind,
-        /// The key.
-        key: &'static str,
-    },
+    #[error("an icmp probe has no port; remove it, or ask a STAMP reflector with kind = \"stamp\"")]
+    ProbePort,
     /// A tunnel's MTU as a number.
     #[error(
         "mtu cannot be a number here: set it in WireGuard's own configuration (MTU = … for wg-quick), or write mtu = \"auto\" to \

@@ -333,7 +333,7 @@ fn endpoints(value: Value<'_, '_>, report: &mut Report<'_>) -> Vec<Placed<Socket
 }
 
 fn probe(mut table: Table<'_, '_>, report: &mut Report<'_>) -> DraftProbe {
-    let kind = table.get("kind", report).and_then(|value| value.word(report));
+    let kind = table.get("kind", report).map(|value| value.word(report));
     let interval = table.get("interval", report);
     let interval = interval.and_then(|value| value.duration(INTERVALS, "from \"5ms\" to \"60s\"", report));
     let target = table.get("target", report).and_then(|value| {
@@ -348,19 +348,20 @@ fn probe(mut table: Table<'_, '_>, report: &mut Report<'_>) -> DraftProbe {
         )?;
         Some(Placed { place, value })
     });
-    let of_kind = kind.as_ref().map_or(ProbeKind::Icmp, |placed| placed.value);
-    let useless = |key| Fault::ProbeKey { kind: of_kind, key };
-    if let Some(port) = table.get("port", report) {
-        report.add(port.place, useless("port"));
-    }
-    if let (ProbeKind::Stamp, Some(target)) = (of_kind, &target) {
-        report.add(target.place, useless("target"));
-    }
+    let kind = kind.map(|word| word.map(|placed| placed.value));
+    let port = table.get("port", report).and_then(|value| {
+        // Of a word that is none nobody knows whether it has a port.
+        if matches!(kind, None | Some(Some(ProbeKind::Icmp))) {
+            report.add(value.place, Fault::ProbePort);
+        }
+        value.whole(1..=u16::MAX.into(), "a number from 1 to 65535", report)
+    });
     table.close(report);
     DraftProbe {
-        kind: kind.map(|placed| placed.value),
+        kind: kind.flatten(),
         interval,
         target,
+        port: port.and_then(|placed| u16::try_from(placed.value).ok()),
     }
 }
 

@@ -281,7 +281,7 @@ words! {
     ProbeKind {
         /// ICMP or ICMPv6 echo.
         Icmp = "icmp",
-        /// An authentic STAMP packet between two wgxdp, from the tunnel's port to the endpoint's.
+        /// A STAMP test packet (RFC 8762) to a session-reflector.
         Stamp = "stamp",
-    } not yet { "tcp": "use \"icmp\"" }
+    } not yet { "tcp": "use \"icmp\" or \"stamp\"" }
 }

@@ -42,7 +42,7 @@ use wgxdp_common::net::Address;
 use wgxdp_common::table;
 
 use crate::clock::monotonic_ns;
-use crate::config::{Config, ProbeKind};
+use crate::config::Config;
 use crate::dataplane::{Dataplane, Hook, Pins, Room};
 use crate::engine::{self, Action, Engine, Input, Transition};
 use crate::host::anchor::{self, Anchor};
@@ -555,16 +555,7 @@ impl Daemon {
             return;
         };
         runtime.sequence = sequence;
-        let PathPlan {
-            probe,
-            endpoint,
-            target,
-            ..
-        } = runtime.plan;
-        let sent = match probe {
-            ProbeKind::Icmp => self.prober.send(path, sequence, target),
-            ProbeKind::Stamp => self.prober.send_in_band(path, sequence, endpoint),
-        };
+        let sent = self.prober.send(path, sequence, runtime.plan.target);
         let now_ns = monotonic_ns();
         let input = match sent {
             Ok(()) => Input::ProbeSent {

@@ -14,6 +14,7 @@ use crate::config::{Config, ProbeKind, PublicKey};
 use crate::engine::{PathSpec, PeerSpec};
 use crate::host::wireguard;
 use crate::mtu;
+use crate::prober::Target;
 use crate::stamp::key::id_of;
 
 /// What identifies a peer's entry in the maps: with any of these changed it is another entry, so that no packet sees half of a change.
@@ -31,12 +32,14 @@ pub(super) struct PeerPlan {
     pub(super) canonical: SocketAddr,
     /// Where packets really go, the preferred one first.
     pub(super) endpoints: Vec<SocketAddr>,
+    /// What probes are made of.
+    pub(super) kind: ProbeKind,
     /// The time between two probes.
     pub(super) interval: Duration,
-    /// What they are made of.
-    pub(super) probe: ProbeKind,
     /// Where probes go; `None`: to the endpoint. See [`PeerPlan::paths`].
     pub(super) target: Option<IpAddr>,
+    /// At which port a STAMP reflector listens there; `None`: none is asked.
+    pub(super) target_port: Option<u16>,
     /// Uplinks, the preferred one first.
     pub(super) uplinks: Vec<u32>,
 }
@@ -152,9 +155,10 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel], unlisted: &U
                     .map(|name| name.as_str().into()),
                 canonical,
                 endpoints,
+                kind: probe.kind,
                 interval: probe.interval,
-                probe: probe.kind,
                 target: probe.target,
+                target_port: probe.port,
                 uplinks: uplinks.clone(),
             });
         }
@@ -168,8 +172,7 @@ pub(super) struct PathPlan {
     pub(super) id: PathId,
     pub(super) uplink: UplinkId,
     pub(super) endpoint: SocketAddr,
-    pub(super) probe: ProbeKind,
-    pub(super) target: IpAddr,
+    pub(super) target: Target,
 }
 
 impl PathPlan {
@@ -192,16 +195,26 @@ impl PeerPlan {
             .endpoints
             .iter()
             .any(|endpoint| target.is_some_and(|target| target.is_ipv4() == endpoint.is_ipv4()));
-        let path = |(slot, (uplink, endpoint)): (u32, (u32, SocketAddr))| PathPlan {
-            id: PathId::new(id, slot),
-            uplink: UplinkId(uplink),
-            endpoint,
-            probe: self.probe,
-            target: target
+        let path = |(slot, (uplink, endpoint)): (u32, (u32, SocketAddr))| {
+            let address = target
                 .filter(|target| target.is_ipv4() == endpoint.is_ipv4() || !fits_some)
-                .unwrap_or(endpoint.ip()),
+                .unwrap_or(endpoint.ip());
+            PathPlan {
+                id: PathId::new(id, slot),
+                uplink: UplinkId(uplink),
+                endpoint,
+                target: self.target_at(address, endpoint),
+            }
         };
         (0..).zip(pairs).take(MAX_PATHS_PER_PEER).map(path).collect()
+    }
+
+    fn target_at(&self, address: IpAddr, endpoint: SocketAddr) -> Target {
+        match (self.kind, self.target_port) {
+            (ProbeKind::Icmp, _) => Target::Icmp(address),
+            (ProbeKind::Stamp, Some(port)) => Target::Stamp(SocketAddr::new(address, port)),
+            (ProbeKind::Stamp, None) => Target::InBand(endpoint),
+        }
     }
 
     /// The largest packet in bytes, as WireGuard sends it, that fits a path of this MTU.

@@ -139,7 +139,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::ProbeKind;
 
     fn endpoint(port: u16) -> EndpointKey {
         EndpointKey {
@@ -158,8 +157,9 @@ mod tests {
             canonical,
             endpoints: vec![canonical],
             interval: Duration::from_secs(1),
-            probe: ProbeKind::Icmp,
+            kind: crate::config::ProbeKind::Icmp,
             target: None,
+            target_port: None,
             uplinks: vec![0, 1],
         }
     }
