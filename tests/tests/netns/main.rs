@@ -12,6 +12,7 @@ mod families;
 mod follows;
 mod full;
 mod guard;
+mod in_band;
 mod kinds;
 mod laboratory;
 mod leaves_nothing;

@@ -17,7 +17,7 @@ use crate::host::udp_socket;
 use crate::host::wireguard::{self, Peer, Tunnel};
 
 /// How often WireGuard is asked what it knows of its peers, at most. Nothing on a packet's way waits for the answer.
-const EVERY: Duration = Duration::from_millis(900);
+const EVERY: Duration = Duration::from_millis(500);
 /// Of so many moments it is asked in one: thousands of peers take a while to tell.
 const SPARED: u32 = 20;
 /// How often its ports are looked for meanwhile.
