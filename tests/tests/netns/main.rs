@@ -18,6 +18,7 @@ mod leaves_nothing;
 mod metrics;
 mod mtu;
 mod outlives;
+mod reflectors;
 mod refuses;
 mod scale;
 mod scene;
