@@ -96,8 +96,10 @@ fn bpf_linker(nightly: &Nightly) -> Result<()> {
 
 /// Somebody else's STAMP sender and reflector, against which ours are tested.
 fn stamp_suite() -> Result<()> {
-    tool("stamp-suite", "tests/stamp-suite.version", |args| cargo::cargo(args))
-        .context("stamp-suite did not build; it needs crates from the registry")
+    tool("stamp-suite", "tests/stamp-suite.version", |args| {
+        cargo::cargo(args.iter().copied())
+    })
+    .context("stamp-suite did not build; it needs crates from the registry")
 }
 
 /// A program of the version that the file says, in a folder of the project's own, so that another project's version does not disturb this one's.
