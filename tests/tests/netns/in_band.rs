@@ -29,7 +29,7 @@ const ANCHOR: &str = "wgxdp0";
 
 fn settings() -> Settings {
     Settings {
-        probe: "stamp",
+        probe: "kind = \"stamp\"",
         ..Settings::default()
     }
 }
@@ -51,7 +51,7 @@ fn hub_toml(lab: &Lab) -> Result<String> {
     let settings = settings();
     Ok(format!(
         "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"branch\"\nendpoints = {endpoints:?}\n\
-         probe = {{ kind = \"{}\", interval = \"{}ms\" }}\n",
+         probe = {{ {}, interval = \"{}ms\" }}\n",
         Uplink::ALL.map(uplink).concat(),
         branch.trim(),
         settings.probe,

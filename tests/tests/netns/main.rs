@@ -19,6 +19,7 @@ mod leaves_nothing;
 mod metrics;
 mod mtu;
 mod outlives;
+mod reflectors;
 mod refuses;
 mod scale;
 mod scene;
