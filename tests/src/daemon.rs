@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// What the laboratory lets vary in the daemon's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// What probes are made of, and for whom: keys of `probe` besides the interval.
+    pub probe: &'static str,
     /// Time between probes.
     pub probe_interval: Duration,
     /// How long a path must stay clean before traffic returns.
@@ -47,6 +49,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            probe: "kind = \"icmp\"",
             // Under full emulation a probe's way through the guest takes as long as an interval here: there more time belongs between two.
             probe_interval: Duration::from_millis(if crate::privilege::emulated() { 100 } else { 20 }),
             hold_down: Duration::from_secs(1),
@@ -65,11 +68,12 @@ impl Settings {
         let endpoints: Vec<String> = endpoints.map(|endpoint| format!("\"{endpoint}\"")).collect();
         format!(
             "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n{}\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
-             endpoints = [{}]\nprobe = {{ kind = \"icmp\", interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
+             endpoints = [{}]\nprobe = {{ {}, interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
             uplinks_toml(self.xdp),
             self.tunnel,
             lab.hub_public_key(),
             endpoints.join(", "),
+            self.probe,
             self.probe_interval.as_millis(),
             self.hold_down.as_millis(),
             self.more,

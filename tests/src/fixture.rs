@@ -23,8 +23,11 @@ use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
+use wgxdp_common::keyring::{KeyName, Keys};
 use wgxdp_common::liveness::{Protect, Thresholds};
 use wgxdp_common::net::Endpoint;
+use wgxdp_common::siphash::Key;
+use wgxdp_common::stamp::in_band::KeyId;
 use wgxdp_common::table::{
     Anchor, Config, EndpointKey, EndpointRef, Family, LinkKind, Order, Path, Peer, Tunnel, Uplink,
 };
@@ -79,6 +82,8 @@ pub const REDIRECT: i32 = 7;
 pub const XDP_DROP: i32 = 1;
 /// See [`XDP_DROP`].
 pub const XDP_PASS: i32 = 2;
+/// See [`XDP_DROP`].
+pub const XDP_TX: i32 = 3;
 
 /// The programs, loaded and configured; nothing is attached.
 pub struct Fixture {
@@ -165,6 +170,24 @@ pub fn config(a_ifindex: u32, b_ifindex: u32) -> Config {
     config
 }
 
+/// By which a peer's in-band probes are known: by its number.
+pub fn key_name(id: PeerId) -> KeyName {
+    KeyName::new(KeyId(0xfa00 + u64::from(id.0)), PORT.into())
+}
+
+/// The keys for a peer's probes: of its number, too.
+pub fn keys(id: PeerId) -> Keys {
+    let key = |direction: u64| Key {
+        k0: direction,
+        k1: id.0.into(),
+    };
+    Keys {
+        ours: key(1),
+        theirs: key(2),
+        own: KeyId(0x0177),
+    }
+}
+
 /// A path over `uplink` to `endpoint`, suspect after 30 ms and dead after 60 ms.
 ///
 /// # Panics
@@ -203,6 +226,7 @@ impl Fixture {
         let room = Room {
             peers: 8,
             clients: CLIENTS,
+            keyrings: 8,
         };
         let mut dataplane = Dataplane::load(room, Pins::default())?;
         dataplane.publish(config)?;
@@ -225,7 +249,8 @@ impl Fixture {
                 &Peer {
                     order,
                     canonical,
-                    reserved: [0; 36],
+                    reserved: [0; 20],
+                    name: key_name(id),
                 },
                 &paths,
             );
@@ -246,6 +271,8 @@ impl Fixture {
                 dataplane.credit(PathId::new(id, slot), now_ns());
             }
         }
+        let probed = [V4_PEER, V6_PEER, TO_V6_PEER];
+        dataplane.settle_keys(&probed.map(|id| (key_name(id), keys(id))).into())?;
         Ok(Self { dataplane })
     }
 

@@ -2,7 +2,7 @@
 
 /// Raised whenever the meaning or the shape of any map changes. The object file carries it in the symbol [`ABI_SYMBOL`],
 /// checked at load; the pin directory carries it in its name.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The symbol in the object file's `.rodata` that holds [`ABI_VERSION`].
 pub const ABI_SYMBOL: &str = "WGXDP_ABI";
@@ -48,6 +48,8 @@ pub const MAP_PROOFS: &str = "PROOFS";
 pub const MAP_UPLINK_FLAGS: &str = "UPLINK_FLAGS";
 /// [`crate::table::ProbeSlot`], as many for each path as [`PROBE_SLOTS_SYMBOL`] says.
 pub const MAP_PROBES: &str = "PROBES";
+/// [`crate::keyring::KeyName`] → [`crate::keyring::Keyring`].
+pub const MAP_KEYRINGS: &str = "KEYRINGS";
 /// [`crate::count::PathCount`] by path id, per CPU.
 pub const MAP_PATH_COUNTS: &str = "PATH_COUNTS";
 /// `u64` by [`crate::count::reason_index`], per CPU.
@@ -58,7 +60,7 @@ pub const MAP_CLAMP: &str = "CLAMP";
 pub const MAP_RECORDS: &str = "RECORDS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const MAPS: [&str; 19] = [
+pub const MAPS: [&str; 20] = [
     MAP_CONFIG,
     MAP_GENERATION,
     MAP_BUCKETS,
@@ -74,6 +76,7 @@ pub const MAPS: [&str; 19] = [
     MAP_PROOFS,
     MAP_UPLINK_FLAGS,
     MAP_PROBES,
+    MAP_KEYRINGS,
     MAP_PATH_COUNTS,
     MAP_REASON_COUNTS,
     MAP_CLAMP,
@@ -102,6 +105,11 @@ pub const PROBE_SLOTS: u32 = 64;
 pub const MIN_PROBE_SLOTS: u32 = 8;
 /// The variable in the object file's `.rodata` that holds how many it is, a power of two; the loader sets it.
 pub const PROBE_SLOTS_SYMBOL: &str = "WGXDP_PROBE_SLOTS";
+/// Peers with keys for which there is room when the loader says nothing else.
+pub const DEFAULT_MAX_KEYRINGS: u32 = DEFAULT_MAX_PEERS;
+/// The variable in the object file's `.rodata` that holds what CLOCK_MONOTONIC lacks of Unix time, in nanoseconds; the loader sets it once, so that the programs'
+/// timestamps only grow.
+pub const UNIX_OFFSET_SYMBOL: &str = "WGXDP_UNIX_OFFSET_NS";
 /// Bytes of the ring buffer.
 pub const RECORDS_BYTES: u32 = 256 * 1024;
 

@@ -29,6 +29,8 @@ pub enum Verdict {
     Pass,
     /// Rewritten and redirected.
     Redirect,
+    /// Rewritten and sent back where it came from.
+    Answer,
     /// Ended here.
     Drop,
 }
@@ -40,6 +42,7 @@ impl Verdict {
         match self {
             Self::Pass => "pass",
             Self::Redirect => "redirect",
+            Self::Answer => "answer",
             Self::Drop => "drop",
         }
     }
@@ -91,7 +94,7 @@ reasons! {
     ForeignDestination = "foreign_destination", Pass;
     /// `restore`: for another host's link-layer address, or for a VLAN on top of the uplink.
     OtherHost = "other_host", Pass;
-    /// `restore`: an echo reply that answers no probe of ours.
+    /// `restore`: looks like the answer to a probe, but to none of ours.
     Unauthentic = "unauthentic", Pass;
     /// `guard`: can be WireGuard's, left to `restore`.
     Guarded = "guarded", Pass;
@@ -131,6 +134,20 @@ reasons! {
     WrongLength = "wrong_length", Drop;
     /// `guard`, `restore`: the answer to a probe of ours, consumed.
     Proof = "proof", Drop;
+    /// `guard`, `restore`: an authentic in-band request, answered.
+    Answered = "answered", Answer;
+    /// `guard`, `restore`: begins as an in-band probe, but is shorter, longer, or made otherwise.
+    ProbeMalformed = "probe_malformed", Drop;
+    /// `guard`, `restore`: an in-band probe of nobody who is a peer of this tunnel; what we wrote ourselves is such, too.
+    ProbeStranger = "probe_stranger", Drop;
+    /// `guard`, `restore`: an in-band probe that its author did not write, or not to us, or not so.
+    ProbeForged = "probe_forged", Drop;
+    /// `guard`, `restore`: an authentic in-band request that is no later than another that came over the same path before.
+    ProbeReplayed = "probe_replayed", Drop;
+    /// `guard`, `restore`: an authentic in-band answer, but to no probe of ours that is in flight over this path.
+    ProbeUnasked = "probe_unasked", Drop;
+    /// `steer`: an in-band probe to a peer for which there are no keys.
+    ProbeNoKeys = "probe_no_keys", Drop;
     /// `steer`: a probe over an uplink that does not exist at the moment.
     ProbeNoUplink = "probe_no_uplink", Drop;
     /// To be translated from IPv4 to IPv6, but without a UDP checksum, which IPv6 does not allow (RFC 8200, section 8.1).

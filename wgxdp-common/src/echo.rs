@@ -35,7 +35,7 @@ pub mod icmp_type {
 pub struct Payload {
     /// The path that the probe tests.
     pub path: PathId,
-    /// Random, never zero; in the byte order of the packet.
+    /// Random, never zero; in the byte order of the packet. (Of a STAMP probe: [`crate::stamp::out_of_band`].)
     pub nonce: u64,
 }
 

@@ -13,6 +13,9 @@
 //! | [`message`] | WireGuard's messages as they look from outside |
 //! | [`liveness`] | when a path is live, suspect or dead, and which one carries a packet |
 //! | [`echo`] | the payload of an ICMP echo probe |
+//! | [`stamp`] | STAMP test packets, and the probes that are made of them |
+//! | [`keyring`] | whose in-band probes are authentic, and what was heard of them |
+//! | [`siphash`] | the tag of in-band probes |
 //! | [`checksum`] | RFC 1071 and RFC 1624 arithmetic |
 //! | [`count`] | what is counted, and what each count is called |
 //! | [`record`] | what the programs tell the daemon through the ring buffer |
@@ -25,10 +28,13 @@ pub mod count;
 pub mod echo;
 pub mod endpoints;
 pub mod id;
+pub mod keyring;
 pub mod liveness;
 pub mod message;
 pub mod net;
 pub mod record;
+pub mod siphash;
+pub mod stamp;
 pub mod table;
 
 /// Marks types as plain old data for aya's maps; compiled away in the BPF programs.

@@ -11,6 +11,7 @@ use crate::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 use crate::checksum::Difference;
 use crate::client::LocalId;
 use crate::id::{PathId, PeerId, UplinkId};
+use crate::keyring::{Heard, KeyName};
 use crate::liveness::{Flags, Protect, Thresholds};
 use crate::net::{Address, Endpoint, Port};
 use crate::{layout, pod};
@@ -139,8 +140,10 @@ pub struct Uplink {
     pub mtu: u32,
     /// The uplink's own [`UplinkId`]: a program that found the entry by searching reads here which one it is, and the verifier forgets the search.
     pub id: UplinkId,
+    /// 1 if what `guard` sends back (XDP_TX) surely leaves, where a driver runs it; else `restore` answers.
+    pub sends_back: u32,
     /// Always zero: 128 bytes, so that finding an entry is a shift.
-    pub reserved: [u32; 6],
+    pub reserved: [u32; 5],
 }
 
 /// The virtual device `wgxdp0` that WireGuard's outer packets are routed to.
@@ -155,7 +158,7 @@ pub struct Anchor {
     pub ifindex: u32,
     /// The device's link-layer address.
     pub mac: [u8; 6],
-    /// Identifier of the ICMP echo probes of this run (RFC 792), in network byte order.
+    /// Identifier of the ICMP echo probes of this run (RFC 792) and source port of its UDP probes, in network byte order.
     pub probe_ident: u16,
 }
 
@@ -286,7 +289,9 @@ pub struct Peer {
     /// The endpoint that WireGuard sees, whichever one the packets really use.
     pub canonical: Endpoint,
     /// Always zero.
-    pub reserved: [u8; 36],
+    pub reserved: [u8; 20],
+    /// By which its in-band probes are known, and under which the keys for ours are.
+    pub name: KeyName,
 }
 
 /// What `steer` last did for a peer.
@@ -368,8 +373,8 @@ pub struct Proof {
     pub probes_sent: u64,
     /// Authentic replies, ever.
     pub probes_answered: u64,
-    /// Always zero.
-    pub reserved: u64,
+    /// The last authentic in-band packet that came over the path, request or answer.
+    pub heard: Heard,
 }
 
 /// A probe in flight.
@@ -413,17 +418,17 @@ pub enum PathState {
 }
 
 layout!(Family, 44, { address @ 0, gateway @ 16, local @ 32, has @ 36, difference @ 40 });
-layout!(Uplink, 128, { v4 @ 0, v6 @ 44, ifindex @ 88, link @ 92, mtu @ 96, id @ 100, reserved @ 104 });
+layout!(Uplink, 128, { v4 @ 0, v6 @ 44, ifindex @ 88, link @ 92, mtu @ 96, id @ 100, sends_back @ 104, reserved @ 108 });
 layout!(Anchor, 44, { v4 @ 0, v6 @ 16, ifindex @ 32, mac @ 36, probe_ident @ 42 });
 layout!(Tunnel, 20, { port @ 0, index @ 2, fallback @ 4 });
 layout!(Config, 44 + 128 * 16 + 20 * 16 + 8, { anchor @ 0, uplinks @ 44, tunnels @ 2092, uplink_count @ 2412, tunnel_count @ 2416 });
 layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
-layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28 });
+layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28, name @ 48 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
 layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, protect @ 56, reserved @ 60 });
 layout!(Proof, 64, {
-    proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, reserved @ 56
+    proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, heard @ 56
 });
 layout!(ProbeSlot, 24, { nonce @ 0, sent_ns @ 8, sequence @ 16, reserved @ 20 });
 layout!(UplinkFlags, 64, { flags @ 0, reserved @ 4 });

@@ -39,6 +39,12 @@ pub(crate) fn uplink_by_ifindex(config: &Config, ifindex: u32) -> Option<(Uplink
     Some((id, entry(&config.uplinks, id.0 as usize)))
 }
 
+/// Whether what `guard` sends back on the uplink surely leaves.
+#[inline(always)]
+pub(crate) fn sends_back(config: &Config, id: UplinkId) -> bool {
+    entry(&config.uplinks, id.0 as usize).sends_back != 0
+}
+
 /// What speaks against using the uplink.
 #[inline(always)]
 pub(crate) fn uplink_flags(id: UplinkId) -> Flags {

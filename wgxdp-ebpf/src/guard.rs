@@ -4,7 +4,8 @@
 //! uplink ─▶ guard
 //!   not for a tunnel of ours     ─▶ passed, not even counted: this must cost next to nothing
 //!   cannot be WireGuard's        ─▶ dropped, counted
-//!   an authentic echo reply      ─▶ the path's proof moves ─▶ consumed
+//!   a probe's authentic reply    ─▶ the path's proof moves ─▶ consumed
+//!   an in-band probe             ─▶ judged (`in_band`) ─▶ answered or consumed
 //!   may be WireGuard's           ─▶ counted ─▶ passed: `restore` rewrites it
 //! ```
 //!
@@ -20,11 +21,14 @@
 use aya_ebpf::programs::XdpContext;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::UplinkId;
+use wgxdp_common::stamp::in_band::LEN;
+use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::Config;
 
+use crate::in_band::Incoming;
 use crate::outcome::Outcome;
-use crate::packet::{ETHERNET, Packet, Transport, parse_v4, parse_v6, read};
-use crate::{config, message, probe};
+use crate::packet::{self, Datagram, ETHERNET, Packet, Transport, parse_v4, parse_v6, read};
+use crate::{config, in_band, message, probe, send_back};
 
 /// `ETH_P_IP` and `ETH_P_IPV6` as they stand in the frame, and where.
 const V4: [u8; 2] = [0x08, 0x00];
@@ -42,12 +46,22 @@ pub(crate) fn guard<const MERGED: bool>(ctx: &XdpContext) -> Option<Outcome> {
     .ok()?;
     let config = config::current()?;
     let (id, reason) = match packet.transport {
+        Transport::Udp(udp) if config::tunnel(config, udp.destination).is_none() => {
+            if udp.destination.0 != config.anchor.probe_ident {
+                return None;
+            }
+            let id = uplink_of(ctx, config, &packet)?;
+            probe::answers(&udp, read(ctx, udp.payload + out_of_band::REPEATED), id)?;
+            (id, Reason::Proof)
+        }
         Transport::Udp(udp) => {
-            config::tunnel(config, udp.destination)?;
             let id = uplink_of(ctx, config, &packet)?;
             match message::check_single(&udp) {
                 Ok(_) => (id, Reason::Guarded),
                 Err(Reason::WrongLength) if MERGED => return None,
+                Err(Reason::WrongType) if in_band::is_claimed(&udp) => {
+                    (id, probed::<MERGED>(ctx, config, id, &packet, &udp)?)
+                }
                 Err(reason) => (id, reason),
             }
         }
@@ -67,6 +81,36 @@ pub(crate) fn guard<const MERGED: bool>(ctx: &XdpContext) -> Option<Outcome> {
         place: Place::Guard(id),
         reason,
     })
+}
+
+/// What becomes of an in-band probe. `restore` has the padded ones, which are too long to be summed up here, and requests where what is sent back from here may be
+/// lost.
+#[inline(always)]
+fn probed<const MERGED: bool>(
+    ctx: &XdpContext,
+    config: &Config,
+    id: UplinkId,
+    packet: &Packet,
+    udp: &Datagram,
+) -> Option<Reason> {
+    if udp.len as usize > LEN {
+        return None;
+    }
+    if (udp.len as usize) < LEN {
+        return Some(Reason::ProbeMalformed);
+    }
+    let mut incoming = Incoming::new(packet, udp, id, packet::hops(ctx, packet, udp)?);
+    incoming.probe = read(ctx, udp.payload)?;
+    if !incoming.probe.is_well_formed() {
+        return Some(Reason::ProbeMalformed);
+    }
+    if !incoming.probe.is_answer() && (MERGED || !config::sends_back(config, id)) {
+        return None;
+    }
+    match in_band::judge(&mut incoming) {
+        Reason::Answered => Some(send_back::by_driver(ctx, packet, udp, &incoming.probe)),
+        judged => Some(judged),
+    }
 }
 
 /// The uplink on which the packet arrived, if it is for that uplink's address.

@@ -19,6 +19,7 @@ mod config;
 mod copy;
 mod endpoints;
 mod guard;
+mod in_band;
 mod maps;
 mod message;
 mod outcome;
@@ -27,6 +28,7 @@ mod probe;
 mod records;
 mod restore;
 mod rewrite;
+mod send_back;
 mod steer;
 mod translate;
 

@@ -5,12 +5,13 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use wgxdp_common::abi::{
-    DEFAULT_MAX_CLIENTS, DEFAULT_MAX_PEERS, MAX_LOCALS, MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS, PROBE_SLOTS,
-    RECORDS_BYTES, SESSIONS_PER_CLIENT,
+    DEFAULT_MAX_CLIENTS, DEFAULT_MAX_KEYRINGS, DEFAULT_MAX_PEERS, MAX_LOCALS, MAX_PATHS_PER_PEER, MAX_TUNNELS,
+    MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES, SESSIONS_PER_CLIENT,
 };
 use wgxdp_common::client::{HandshakeKey, Local, LocalId, SessionKey, Whereabouts};
 use wgxdp_common::count::{PathCount, REASON_COUNTS as REASONS};
 use wgxdp_common::endpoints::{Bucket, EndpointEntry, buckets};
+use wgxdp_common::keyring::{KeyName, Keyring};
 use wgxdp_common::net::Address;
 use wgxdp_common::table::{Config, EndpointKey, Path, Peer, PeerState, ProbeSlot, Proof, UplinkFlags};
 
@@ -57,6 +58,11 @@ pub(crate) static PROBES: Array<ProbeSlot> = Array::with_max_entries(PATH_ENTRIE
 #[unsafe(no_mangle)]
 static WGXDP_PROBE_SLOTS: Global<u32> = Global::new(PROBE_SLOTS);
 #[map]
+pub(crate) static KEYRINGS: HashMap<KeyName, Keyring> = HashMap::with_max_entries(DEFAULT_MAX_KEYRINGS, 0);
+/// What CLOCK_MONOTONIC lacks of Unix time: [`wgxdp_common::abi::UNIX_OFFSET_SYMBOL`].
+#[unsafe(no_mangle)]
+static WGXDP_UNIX_OFFSET_NS: Global<u64> = Global::new(0);
+#[map]
 pub(crate) static PATH_COUNTS: PerCpuArray<PathCount> = PerCpuArray::with_max_entries(PATH_ENTRIES, 0);
 #[map]
 pub(crate) static REASON_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
@@ -75,6 +81,12 @@ pub(crate) fn bucket_mask() -> u32 {
 #[inline(always)]
 pub(crate) fn probe_slots() -> u32 {
     WGXDP_PROBE_SLOTS.load()
+}
+
+/// Nanoseconds from Unix's epoch to that of CLOCK_MONOTONIC.
+#[inline(always)]
+pub(crate) fn unix_offset_ns() -> u64 {
+    WGXDP_UNIX_OFFSET_NS.load()
 }
 
 /// Reads a field once, as it is now: somebody else may write it.

@@ -25,7 +25,7 @@ impl Outcome {
         self.count();
         match self.reason.verdict() {
             Verdict::Pass => NEXT,
-            Verdict::Redirect => TC_ACT_REDIRECT,
+            Verdict::Redirect | Verdict::Answer => TC_ACT_REDIRECT,
             Verdict::Drop => TC_ACT_SHOT,
         }
     }
@@ -36,6 +36,7 @@ impl Outcome {
         self.count();
         match self.reason.verdict() {
             Verdict::Pass | Verdict::Redirect => xdp_action::XDP_PASS,
+            Verdict::Answer => xdp_action::XDP_TX,
             Verdict::Drop => xdp_action::XDP_DROP,
         }
     }

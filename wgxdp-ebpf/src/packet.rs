@@ -1,10 +1,13 @@
 //! What the programs read of a packet: one parser for both address families, and the only access to packet memory.
 
+use core::mem::offset_of;
+
 use aya_ebpf::programs::{TcContext, XdpContext};
 use wgxdp_common::count::Reason;
 use wgxdp_common::echo::{self, Payload};
 use wgxdp_common::message::Message;
 use wgxdp_common::net::{Address, Port};
+use wgxdp_common::stamp::in_band::InBand;
 
 /// A field of the socket buffer.
 macro_rules! skb {
@@ -93,6 +96,8 @@ unsafe impl Wire for Udp {}
 unsafe impl Wire for Echo {}
 // SAFETY: bytes.
 unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: as above; its own layout assertions say so.
+unsafe impl Wire for InBand {}
 // SAFETY: words.
 unsafe impl<const N: usize> Wire for [u32; N] {}
 const _: () =
@@ -156,6 +161,18 @@ pub(crate) fn read<T: Wire>(ctx: &impl Bytes, offset: usize) -> Option<T> {
     // SAFETY: `at` checked that the packet holds a whole `T` there, and any bits are a `T`. The address may be unaligned for `T`; BPF loads are what the
     // verifier makes of them, and it accepts unaligned ones where the machine does (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS), else rejects the program.
     at::<T>(ctx, offset).map(|p| unsafe { *p })
+}
+
+/// The TTL or hop limit with which a datagram came.
+#[inline(always)]
+pub(crate) fn hops(ctx: &impl Bytes, packet: &Packet, udp: &Datagram) -> Option<u8> {
+    let ip = udp.payload - size_of::<Udp>();
+    let [hops] = if packet.v4 {
+        read::<[u8; 1]>(ctx, ip - size_of::<Ipv4>() + offset_of!(Ipv4, ttl))?
+    } else {
+        read::<[u8; 1]>(ctx, ip - size_of::<Ipv6>() + offset_of!(Ipv6, hop_limit))?
+    };
+    Some(hops)
 }
 
 /// What is behind the IP header.

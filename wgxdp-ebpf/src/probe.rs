@@ -1,13 +1,15 @@
-//! Echo probes: stamped by `steer` when they leave, proven by `restore` when the authentic reply arrives.
+//! Probes, echoes and STAMP's: stamped by `steer` when they leave, proven by `guard` or `restore` when the authentic reply arrives.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::record::{Record, RecordKind};
+use wgxdp_common::stamp::{BASE_LEN, out_of_band};
 use wgxdp_common::table::{ProbeSlot, Proof};
 
 use crate::maps::{PATHS, PROBES, PROOFS, field, probe_slots, read, write};
 use crate::outcome::add;
+use crate::packet::Datagram;
 use crate::records;
 
 /// Where a path remembers the probe with this sequence number (network byte order).
@@ -66,6 +68,16 @@ pub(crate) fn arrives(payload: Payload, sequence: u16, over: UplinkId) -> Option
         sequence: u32::from(u16::from_be(sequence)),
     });
     Some(())
+}
+
+/// The same for a datagram to the prober's port: a STAMP reflector's answer, which repeats these words of the probe.
+#[inline(always)]
+pub(crate) fn answers(udp: &Datagram, repeated: Option<[u32; 3]>, over: UplinkId) -> Option<()> {
+    if udp.len < BASE_LEN as u32 {
+        return None;
+    }
+    let (payload, sequence) = out_of_band::read(repeated?)?;
+    arrives(payload, sequence, over)
 }
 
 /// Moves the path's proof, and its smoothed round trip as RFC 6298 (2.2, 2.3) does.

@@ -4,7 +4,8 @@
 //! uplink ─▶ restore
 //!   cannot be WireGuard's        ─▶ dropped, counted
 //!   not ours (no UDP, other port, not to the uplink's address, fragment, …)  pass, counted
-//!   an echo reply, authentic     ─▶ the path's proof moves ─▶ consumed
+//!   a probe's reply, authentic   ─▶ the path's proof moves ─▶ consumed
+//!   an in-band probe             ─▶ judged (`in_band`) ─▶ answered or consumed
 //!   from a known endpoint        ─▶ source := the peer's canonical endpoint ┐
 //!   from anywhere else           ─▶ source as it is, and heard there       ├▶ destination := the anchor's address ─▶ anchor's ingress
 //! ```
@@ -18,13 +19,15 @@ use wgxdp_common::client::{LocalId, Whereabouts};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::net::Endpoint;
+use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::{Config, EndpointKey, LinkKind, Uplink};
 
+use crate::in_band::Incoming;
 use crate::maps::{PATH_COUNTS, PEERS, field};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, receive, rewrite};
-use crate::{clients, config, endpoints, message, packet, probe};
+use crate::{clients, config, endpoints, in_band, message, packet, probe, send_back};
 
 /// `__sk_buff::pkt_type` of a frame for somebody else's link-layer address (linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
@@ -74,8 +77,18 @@ fn try_restore<const L3: usize, const V4: bool>(
     let packet = parse::<L3, V4>(ctx)?;
     let family = if packet.v4 { &uplink.v4 } else { &uplink.v6 };
     match packet.transport {
+        Transport::Udp(udp) if config::tunnel(config, udp.destination).is_none() => {
+            if udp.destination.0 != config.anchor.probe_ident {
+                return Err(Reason::OtherPort);
+            }
+            if packet.destination != family.address {
+                return Err(Reason::Unauthentic);
+            }
+            let repeated = ctx.load(udp.payload + out_of_band::REPEATED).ok();
+            probe::answers(&udp, repeated, id).ok_or(Reason::Unauthentic)?;
+            Ok(Reason::Proof)
+        }
         Transport::Udp(udp) => {
-            config::tunnel(config, udp.destination).ok_or(Reason::OtherPort)?;
             let anchor = if V4 { config.anchor.v4.as_v4() } else { config.anchor.v6 };
             let (local, from_local) = if packet.destination == family.address {
                 (family.local, Difference::NONE.without(family.difference))
@@ -83,7 +96,10 @@ fn try_restore<const L3: usize, const V4: bool>(
                 let local = clients::local_id(packet.destination).ok_or(Reason::ForeignDestination)?;
                 (local, Difference::NONE.of_address(packet.destination, anchor))
             };
-            message::check(ctx, &udp)?;
+            match message::check(ctx, &udp) {
+                Err(Reason::WrongType) if in_band::is_claimed(&udp) => return probed::<L3>(ctx, id, &packet, &udp),
+                judged => judged?,
+            };
             let arrived = Arrived {
                 ctx,
                 config,
@@ -109,6 +125,21 @@ fn try_restore<const L3: usize, const V4: bool>(
         }
         Transport::Echo { .. } => Err(Reason::NotUdp),
     }
+}
+
+/// What becomes of an in-band probe.
+#[inline(always)]
+fn probed<const L3: usize>(ctx: &TcContext, id: UplinkId, packet: &Packet, udp: &Datagram) -> Result<Reason, Reason> {
+    let ttl = packet::hops(ctx, packet, udp).ok_or(Reason::Truncated)?;
+    let mut incoming = Incoming::new(packet, udp, id, ttl);
+    in_band::load(ctx, udp, &mut incoming.probe)?;
+    let removed = in_band::removed(&incoming.probe);
+    match in_band::judge(&mut incoming) {
+        Reason::Answered => {}
+        judged => return Ok(judged),
+    }
+    in_band::store(ctx, udp, &incoming.probe, removed)?;
+    send_back::by_redirect::<L3>(ctx, packet, udp)
 }
 
 /// A tunnel's packet, and where it came in.

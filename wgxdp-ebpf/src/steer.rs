@@ -3,7 +3,7 @@
 //! ```text
 //! WireGuard → socket → rule → anchor ─▶ steer
 //!   not ours (no UDP, other port, foreign source, fragment, …)          pass, counted
-//!   a probe, by its mark        ─▶ stamp it ─▶ its path's uplink
+//!   a probe, by its mark        ─▶ stamp it ─▶ its path's uplink             (in band: `in_band`)
 //!   to a known endpoint         ─▶ the peer's first live path that it fits   (wgxdp_common::liveness)
 //!                                  and if that is in doubt a copy by another (copy)
 //!   to a learned client         ─▶ where it last spoke                       (wgxdp_common::client)
@@ -26,6 +26,8 @@ use wgxdp_common::liveness::Flags;
 use wgxdp_common::message::Message;
 use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
+use wgxdp_common::stamp::in_band::InBand;
+use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::{Config, EndpointKey, Path, PeerState, Tunnel};
 
 use crate::choose::{Chosen, choose, clock, preferred, second};
@@ -34,7 +36,7 @@ use crate::maps::{PATH_COUNTS, PATHS, PEER_STATES, PROOFS, field, read, write};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, rewrite, send};
-use crate::{clients, copy, endpoints, packet, probe, records};
+use crate::{clients, copy, endpoints, in_band, packet, probe, records};
 
 /// The anchor has Ethernet headers, whether it is a `dummy` or a `veth`.
 const L3: usize = ETHERNET;
@@ -82,7 +84,12 @@ fn depart<const V4: bool>(ctx: &TcContext, config: &Config) -> Result<Reason, Re
             ident,
             sequence,
             payload,
-        } if canonical => probes(ctx, config, &packet, ident, sequence, payload)?.carry_out(ctx, &packet),
+        } if canonical => {
+            if ident != config.anchor.probe_ident || !is_marked(ctx, payload) {
+                return Err(Reason::NotUdp);
+            }
+            probes(ctx, config, &packet, payload, sequence, [Port(0); 2])?.carry_out(ctx, &packet)
+        }
         Transport::Echo { .. } => Err(Reason::NotUdp),
     }
 }
@@ -159,8 +166,12 @@ impl Sent<'_> {
         match endpoints::find(&key) {
             Some(entry) => self.to_peer(entry),
             None => {
-                let tunnel = config::tunnel(config, udp.source).ok_or(Reason::OtherPort)?;
-                self.to_client(tunnel, &key)?.carry_out(self.ctx, packet)
+                let departure = match config::tunnel(config, udp.source) {
+                    Some(tunnel) => self.to_client(tunnel, &key)?,
+                    None if in_band::is_claimed(udp) => self.in_band_probe()?,
+                    None => self.stamp_probe()?,
+                };
+                departure.carry_out(self.ctx, packet)
             }
         }
     }
@@ -264,6 +275,67 @@ impl Sent<'_> {
         })
     }
 
+    /// A STAMP probe of the prober's, from its port.
+    #[inline(always)]
+    fn stamp_probe(&self) -> Result<Departure, Reason> {
+        let udp = self.udp;
+        let probe = out_of_band::read(udp.opening).filter(|_| udp.source.0 == self.config.anchor.probe_ident);
+        match probe {
+            Some((payload, sequence)) if is_marked(self.ctx, payload) => probes(
+                self.ctx,
+                self.config,
+                self.packet,
+                payload,
+                sequence,
+                [udp.source, udp.destination],
+            ),
+            _ => Err(Reason::OtherPort),
+        }
+    }
+
+    /// An in-band probe of the prober's, from its port. It leaves from the tunnel's, to which WireGuard alone is bound.
+    #[inline(always)]
+    fn in_band_probe(&self) -> Result<Departure, Reason> {
+        let Self {
+            ctx,
+            config,
+            packet,
+            udp,
+            ..
+        } = *self;
+        let mark = skb!(ctx, mark);
+        let path = PathId(mark & !PROBE_MARK_MASK);
+        if mark & PROBE_MARK_MASK != PROBE_MARK || udp.source.0 != config.anchor.probe_ident {
+            return Err(Reason::OtherPort);
+        }
+        let mut request = InBand::default();
+        in_band::load(ctx, udp, &mut request)?;
+        let removed = in_band::removed(&request);
+        let port = in_band::tunnel(path).ok_or(Reason::ProbeNoUplink)?;
+        let uplink = probe::uplink(path).ok_or(Reason::ProbeNoUplink)?;
+        let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
+        match in_band::compose(&mut request, path) {
+            Reason::Probe => {}
+            refused => return Err(refused),
+        }
+        in_band::store(ctx, udp, &request, removed)?;
+        // As in `probes`.
+        ctx.set_mark(0);
+        Ok(Departure {
+            addresses: self.source_to(&egress),
+            egress,
+            port,
+            to: Endpoint {
+                address: packet.destination,
+                port: udp.destination,
+                reserved: [0; 2],
+            },
+            path: PathId::NONE,
+            moves: false,
+            reason: Reason::Probe,
+        })
+    }
+
     /// How the source will differ; nearly always user space has worked it out before.
     #[inline(always)]
     fn source_to(&self, egress: &Egress) -> Difference {
@@ -280,23 +352,23 @@ fn path_entry(path: PathId) -> Result<*mut Path, Reason> {
     PATHS.get_ptr_mut(path.0).ok_or(Reason::NotConfigured)
 }
 
-/// What the prober sends, known by its mark: over the path that it tests.
+/// Whether the packet has the mark of the path that it says it tests.
+#[inline(always)]
+fn is_marked(ctx: &TcContext, payload: Payload) -> bool {
+    let mark = skb!(ctx, mark);
+    mark & PROBE_MARK_MASK == PROBE_MARK && mark & !PROBE_MARK_MASK == payload.path.0
+}
+
+/// What the prober sends, over the path that it tests. An echo has no ports.
 #[inline(always)]
 fn probes(
     ctx: &TcContext,
     config: &Config,
     packet: &Packet,
-    ident: u16,
-    sequence: u16,
     payload: Payload,
+    sequence: u16,
+    [from, to]: [Port; 2],
 ) -> Result<Departure, Reason> {
-    let mark = skb!(ctx, mark);
-    let ours = mark & PROBE_MARK_MASK == PROBE_MARK
-        && mark & !PROBE_MARK_MASK == payload.path.0
-        && ident == config.anchor.probe_ident;
-    if !ours {
-        return Err(Reason::NotUdp);
-    }
     let uplink = probe::uplink(payload.path).ok_or(Reason::ProbeNoUplink)?;
     probe::leaves(payload, sequence).ok_or(Reason::ProbeNoUplink)?;
     let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
@@ -305,10 +377,10 @@ fn probes(
     Ok(Departure {
         egress,
         addresses: egress.difference,
-        port: Port(0),
+        port: from,
         to: Endpoint {
             address: packet.destination,
-            port: Port(0),
+            port: to,
             reserved: [0; 2],
         },
         path: PathId::NONE,

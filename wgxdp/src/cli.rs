@@ -65,6 +65,14 @@ pub enum Command {
     Down,
     /// Say whether a configuration file is valid, and what would be worth a warning
     Check(CheckArgs),
+    /// Answer STAMP probes (RFC 8762), for a far end that runs no daemon
+    #[command(
+        long_about = "Answers STAMP probes (RFC 8762) until interrupted, for a far end that runs no daemon: a stateless session-reflector. \
+                      Each answer is as large as its probe, and nothing else is answered.",
+        after_help = "Examples:\n  \
+                      wgxdp reflect --listen 0.0.0.0:862 --listen '[::]:862'"
+    )]
+    Reflect(ReflectArgs),
 }
 
 /// Arguments of `wgxdp run`.
@@ -106,6 +114,14 @@ pub struct CheckArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
     pub config: PathBuf,
+}
+
+/// Arguments of `wgxdp reflect`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct ReflectArgs {
+    /// Where to answer, such as 192.0.2.1:862; may be given several times
+    #[arg(long, value_name = "ADDR:PORT", required = true)]
+    pub listen: Vec<SocketAddr>,
 }
 
 impl RunArgs {

@@ -12,5 +12,6 @@ pub mod mtu;
 pub mod preflight;
 pub mod prober;
 pub mod snapshot;
+pub mod stamp;
 mod state_file;
 pub mod status;

@@ -2,8 +2,10 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
@@ -14,6 +16,7 @@ use wgxdp::dataplane::Pins;
 use wgxdp::host::netlink::Netlink;
 use wgxdp::preflight::{self, Places};
 use wgxdp::snapshot::{Names, STATE_FILE};
+use wgxdp::stamp::reflect::Reflector;
 use wgxdp::status;
 
 fn main() -> ExitCode {
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => arguments.to_config(Path::new(DEFAULT_FILE)).map_err(said).and_then(run),
         Command::Status(arguments) => return show_status(arguments.json),
         Command::Down => down(),
+        Command::Reflect(arguments) => reflect(&arguments.listen),
         Command::Check(arguments) => arguments.to_config().map(|config| check(&config)).map_err(said),
     };
     match done {
@@ -68,6 +72,19 @@ fn down() -> Result<(), String> {
         daemon::clean_up(&netlink, &Pins::default(), &interfaces).await
     });
     println!("removed {}", done?.map_err(said)?);
+    Ok(())
+}
+
+/// One reflector for each address, for ever; a signal ends the process, and nothing is left behind.
+fn reflect(listen: &[SocketAddr]) -> Result<(), String> {
+    let reflectors: Result<Vec<_>, _> = listen.iter().map(|listen| Reflector::bind(*listen)).collect();
+    let reflectors = reflectors.map_err(said)?;
+    thread::scope(|scope| {
+        for reflector in &reflectors {
+            tracing::info!("answering STAMP probes on {}", reflector.address());
+            scope.spawn(|| reflector.serve());
+        }
+    });
     Ok(())
 }
 

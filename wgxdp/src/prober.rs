@@ -1,6 +1,7 @@
-//! Sends echo probes. Each carries its path's fwmark, so that the rule leads it to the anchor and `steer` sends it where the path's data
-//! goes; the kernel takes both timestamps, and `restore` consumes the replies, so nothing is ever read here.
+//! Sends probes: ICMP echoes and STAMP test packets. Each carries its path's fwmark, so that the rule leads it to the anchor and `steer` sends it where the
+//! path's data goes; the kernel takes both timestamps, and `guard` or `restore` consumes the replies, so nothing is ever read here.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
@@ -11,34 +12,78 @@ use wgxdp_common::abi::PROBE_MARK;
 use wgxdp_common::checksum::{finish, sum};
 use wgxdp_common::echo::{HEADER_LEN, PAYLOAD_LEN, Payload, icmp_type};
 use wgxdp_common::id::PathId;
+use wgxdp_common::stamp::in_band::{self, Author, InBand, KeyId};
+use wgxdp_common::stamp::{ErrorEstimate, Timestamp, out_of_band};
 
 /// `SOL_RAW` and `ICMP_FILTER` (linux/icmp.h), `ICMPV6_FILTER` (linux/icmpv6.h).
 const SOL_RAW: libc::c_int = 255;
 const ICMP_FILTER: libc::c_int = 1;
 const ICMPV6_FILTER: libc::c_int = 1;
 
-/// The probes' sockets and their identifier.
+/// A port that is free in one family may be taken in the other; the kernel gives another one each time.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Where probes of a path go, and what they are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// ICMP or ICMPv6 echoes to this address.
+    Icmp(IpAddr),
+    /// STAMP test packets (RFC 8762) to this reflector.
+    Stamp(SocketAddr),
+    /// In-band probes to this endpoint, which `steer` completes and has come from the tunnel's port.
+    InBand(SocketAddr),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Icmp(address) => address.fmt(f),
+            Self::Stamp(reflector) => reflector.fmt(f),
+            Self::InBand(endpoint) => write!(f, "{endpoint} in band"),
+        }
+    }
+}
+
+/// The probes' sockets, and the number by which the programs know their replies: the echoes' identifier and the datagrams' source port.
 #[derive(Debug)]
 pub struct Prober {
-    v4: Socket,
-    v6: Option<Socket>,
+    v4: Sockets,
+    v6: Option<Sockets>,
     ident: u16,
 }
 
+/// Of one family.
+#[derive(Debug)]
+struct Sockets {
+    icmp: Socket,
+    udp: Socket,
+}
+
 impl Prober {
-    /// Opens the sockets, bound to the canonical addresses, with a random identifier.
+    /// Opens the sockets, bound to the canonical addresses.
     ///
     /// # Errors
-    /// No raw sockets to be had, or the addresses are not there.
+    /// No raw sockets to be had, the addresses are not there, or no port is free in both families.
     pub fn open(v4: IpAddr, v6: Option<IpAddr>) -> io::Result<Self> {
-        Ok(Self {
-            v4: socket(v4)?,
-            v6: v6.map(socket).transpose()?,
-            ident: rand::random(),
-        })
+        let mut opened = Self::try_open(v4, v6);
+        for _ in 1..PORT_ATTEMPTS {
+            if !matches!(&opened, Err(e) if e.kind() == io::ErrorKind::AddrInUse) {
+                break;
+            }
+            opened = Self::try_open(v4, v6);
+        }
+        opened
     }
 
-    /// The identifier of this run's echoes, in the machine's byte order.
+    fn try_open(v4: IpAddr, v6: Option<IpAddr>) -> io::Result<Self> {
+        let v4 = Sockets::open(v4, 0)?;
+        let bound = v4.udp.local_addr()?.as_socket();
+        let ident = bound.ok_or(io::ErrorKind::AddrNotAvailable)?.port();
+        let v6 = v6.map(|v6| Sockets::open(v6, ident)).transpose()?;
+        Ok(Self { v4, v6, ident })
+    }
+
+    /// The identifier of this run's echoes and the source port of its datagrams, in the machine's byte order.
     #[must_use]
     pub fn ident(&self) -> u16 {
         self.ident
@@ -48,20 +93,76 @@ impl Prober {
     ///
     /// # Errors
     /// What the socket says; the probe did not leave.
-    pub fn send(&self, path: PathId, sequence: u32, target: IpAddr) -> io::Result<()> {
-        let socket = match target {
-            IpAddr::V4(_) => &self.v4,
-            IpAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?,
-        };
+    pub fn send(&self, path: PathId, sequence: u32, target: Target) -> io::Result<()> {
+        // The programs remember sixteen bits of it.
+        let remembered = sequence as u16;
         let nonce = rand::random_range(1..=u64::MAX);
-        let packet = echo_request(target.is_ipv6(), self.ident, sequence as u16, Payload { path, nonce });
-        socket.set_mark(PROBE_MARK | path.0)?;
-        socket.send_to(&packet, &SocketAddr::new(target, 0).into())?;
-        Ok(())
+        match target {
+            Target::Icmp(address) => {
+                let packet = echo_request(address.is_ipv6(), self.ident, remembered, Payload { path, nonce });
+                send(&self.sockets(address)?.icmp, path, &packet, SocketAddr::new(address, 0))
+            }
+            Target::Stamp(reflector) => {
+                let packet = out_of_band::probe(path, remembered, nonce).to_bytes();
+                send(&self.sockets(reflector.ip())?.udp, path, &packet, reflector)
+            }
+            Target::InBand(endpoint) => {
+                let packet = in_band_request(path, sequence)?;
+                send(&self.sockets(endpoint.ip())?.udp, path, &packet, endpoint)
+            }
+        }
+    }
+
+    fn sockets(&self, target: IpAddr) -> io::Result<&Sockets> {
+        match target {
+            IpAddr::V4(_) => Ok(&self.v4),
+            IpAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::AddrNotAvailable.into()),
+        }
     }
 }
 
-fn socket(source: IpAddr) -> io::Result<Socket> {
+/// What `steer` takes for a request: it adds who asks, when, and what was heard.
+fn in_band_request(path: PathId, sequence: u32) -> io::Result<[u8; in_band::LEN]> {
+    let nobody = Author {
+        key_id: KeyId::default(),
+        active: false,
+        report: None,
+        error: ErrorEstimate::UNKNOWN,
+    };
+    let mut packet = [0; in_band::LEN];
+    let request = InBand::request(sequence, Timestamp::default(), path, nobody);
+    request.write(&mut packet).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(packet)
+}
+
+fn send(socket: &Socket, path: PathId, packet: &[u8], target: SocketAddr) -> io::Result<()> {
+    socket.set_mark(PROBE_MARK | path.0)?;
+    socket.send_to(packet, &target.into())?;
+    Ok(())
+}
+
+impl Sockets {
+    fn open(source: IpAddr, port: u16) -> io::Result<Self> {
+        let address = SocketAddr::new(source, port);
+        let udp = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM.nonblocking(),
+            Some(Protocol::UDP),
+        )?;
+        // What is left of it is an in-band answer's: it must be enough for two ways.
+        match source {
+            IpAddr::V4(_) => udp.set_ttl_v4(u8::MAX.into())?,
+            IpAddr::V6(_) => udp.set_unicast_hops_v6(u8::MAX.into())?,
+        }
+        udp.bind(&address.into())?;
+        Ok(Self {
+            icmp: icmp_socket(source)?,
+            udp,
+        })
+    }
+}
+
+fn icmp_socket(source: IpAddr) -> io::Result<Socket> {
     let (domain, protocol, level, filter) = match source {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, SOL_RAW, ICMP_FILTER),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, libc::IPPROTO_ICMPV6, ICMPV6_FILTER),

@@ -40,7 +40,7 @@ Examples:
 enum Command {
     /// Install what the other commands need; says what it does, and what to type where it may not
     ///
-    /// The nightly Rust's source of `core`, the pinned bpf-linker (into .tools/), Debian packages where we are root on
+    /// The nightly Rust's source of `core`, the pinned bpf-linker and stamp-suite (into .tools/), Debian packages where we are root on
     /// Debian, and bpffs on /sys/fs/bpf. Does nothing that is already done.
     Setup,
     /// Build the daemon, its BPF programs and the laboratory

@@ -34,6 +34,7 @@ use wgxdp::dataplane::{Guard, Hook};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::keyring::KeyName;
 use wgxdp_common::liveness::Protect;
 use wgxdp_common::message::Message;
 use wgxdp_common::net::Endpoint;
@@ -169,7 +170,8 @@ fn swap_endpoints(fixture: &mut Fixture) -> Result<()> {
         let peer = Peer {
             order: Order::from_slots([0]),
             canonical,
-            reserved: [0; 36],
+            reserved: [0; 20],
+            name: KeyName::default(),
         };
         let key = EndpointKey {
             endpoint: key.address,

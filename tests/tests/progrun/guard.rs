@@ -47,7 +47,7 @@ fn check(fixture: &mut Fixture, guard: Guard, rows: &[Row]) {
 
 /// What a first word and a length make of a datagram to the tunnel's port.
 fn messages() -> Vec<Row> {
-    use Reason::{Guarded, Reserved, WrongLength, WrongType};
+    use Reason::{Guarded, ProbeMalformed, Reserved, WrongLength, WrongType};
     let rows = [
         ([1, 0, 0, 0], vec![148], Guarded),
         ([1, 0, 0, 0], vec![4, 64, 92, 147, 149, 160, 296], WrongLength),
@@ -59,7 +59,7 @@ fn messages() -> Vec<Row> {
         ([4, 0, 0, 0], vec![0, 1, 3, 4, 16, 31, 33, 40, 47, 607], WrongLength),
         ([0, 0, 0, 0], vec![32, 64, 92, 148], WrongType),
         ([5, 0, 0, 0], vec![32, 64, 92, 148], WrongType),
-        ([0x80, 0, 0, 0], vec![44], WrongType),
+        ([0x80, 0, 0, 0], vec![44], ProbeMalformed),
         ([1, 1, 0, 0], vec![148], Reserved),
         ([2, 0, 1, 0], vec![92], Reserved),
         ([3, 0, 0, 1], vec![64], Reserved),

@@ -13,6 +13,7 @@ use wgxdp_common::abi::MAP_CONFIG;
 use wgxdp_common::client::LocalId;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::keyring::KeyName;
 use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::{Config, EndpointKey, EndpointRef, Family, Order, Path, Peer};
 use wgxdp_tests::clock::now_ns;
@@ -205,7 +206,8 @@ fn pass_endpoints(dataplane: &mut Dataplane, to: PeerId) {
         let peer = Peer {
             order: Order::from_slots(0..2),
             canonical: socket(SUCCESSORS_ENDPOINT).into(),
-            reserved: [0; 36],
+            reserved: [0; 20],
+            name: KeyName::default(),
         };
         dataplane.describe_peer(SUCCESSOR, &peer, &[path(A), path(B)]);
         (0..2).for_each(|slot| dataplane.credit(PathId::new(SUCCESSOR, slot), now_ns()));
@@ -222,7 +224,8 @@ fn pass_endpoints(dataplane: &mut Dataplane, to: PeerId) {
         let nobody = Peer {
             order: Order::EMPTY,
             canonical: socket("0.0.0.0:0").into(),
-            reserved: [0; 36],
+            reserved: [0; 20],
+            name: KeyName::default(),
         };
         dataplane.describe_peer(SUCCESSOR, &nobody, &[]);
     }

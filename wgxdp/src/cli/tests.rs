@@ -214,3 +214,22 @@ fn the_examples_in_the_help_can_be_typed() {
         assert!(parse(typed).is_ok(), "{typed}");
     }
 }
+
+#[test]
+fn a_reflector_listens_where_it_is_told_and_nowhere_else() {
+    let Command::Reflect(arguments) = parse("reflect --listen 0.0.0.0:862 --listen [::1]:8620")
+        .unwrap()
+        .command
+    else {
+        panic!("another command")
+    };
+    assert_eq!(
+        arguments.listen,
+        ["0.0.0.0:862".parse().unwrap(), "[::1]:8620".parse().unwrap()]
+    );
+    assert_eq!(parse("reflect").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+    assert_eq!(
+        parse("reflect --listen 862").unwrap_err().kind(),
+        ErrorKind::ValueValidation
+    );
+}

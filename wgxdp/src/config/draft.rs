@@ -56,4 +56,5 @@ pub(super) struct DraftProbe {
     pub(super) kind: Option<ProbeKind>,
     pub(super) interval: Option<Duration>,
     pub(super) target: Option<Placed<IpAddr>>,
+    pub(super) port: Option<u16>,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::draft::{Draft, DraftPeer, DraftProbe, DraftTunnel, DraftUplink};
 use super::error::{ConfigError, Fault};
 use super::reader::{Placed, Report, Table, Value, excerpt};
-use super::value::{Profile, TunnelMtu, UplinkName, XdpMode};
+use super::value::{ProbeKind, Profile, TunnelMtu, UplinkName, XdpMode};
 use super::{
     AddressChoice, Config, DEFAULT_MAX_CLIENTS, Detection, FamilyChoice, GatewayChoice, MAX_CLIENTS, address, validate,
 };
@@ -333,7 +333,7 @@ fn endpoints(value: Value<'_, '_>, report: &mut Report<'_>) -> Vec<Placed<Socket
 }
 
 fn probe(mut table: Table<'_, '_>, report: &mut Report<'_>) -> DraftProbe {
-    let kind = table.get("kind", report).and_then(|value| value.word(report));
+    let kind = table.get("kind", report).map(|value| value.word(report));
     let interval = table.get("interval", report);
     let interval = interval.and_then(|value| value.duration(INTERVALS, "from \"5ms\" to \"60s\"", report));
     let target = table.get("target", report).and_then(|value| {
@@ -348,14 +348,20 @@ fn probe(mut table: Table<'_, '_>, report: &mut Report<'_>) -> DraftProbe {
         )?;
         Some(Placed { place, value })
     });
-    if let Some(port) = table.get("port", report) {
-        report.add(port.place, Fault::ProbePort);
-    }
+    let kind = kind.map(|word| word.map(|placed| placed.value));
+    let port = table.get("port", report).and_then(|value| {
+        // Of a word that is none nobody knows whether it has a port.
+        if matches!(kind, None | Some(Some(ProbeKind::Icmp))) {
+            report.add(value.place, Fault::ProbePort);
+        }
+        value.whole(1..=u16::MAX.into(), "a number from 1 to 65535", report)
+    });
     table.close(report);
     DraftProbe {
-        kind: kind.map(|placed| placed.value),
+        kind: kind.flatten(),
         interval,
         target,
+        port: port.and_then(|placed| u16::try_from(placed.value).ok()),
     }
 }
 

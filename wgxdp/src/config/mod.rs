@@ -28,6 +28,8 @@
 //! endpoints = ["198.51.100.1:51820"] # may mix IPv4 and IPv6; optional: WireGuard's own endpoint
 //! probe = { kind = "icmp" }         # interval = "20ms" (default: the profile's), target = an address (default: the endpoint),
 //!                                   # used where it is of the endpoint's family; everywhere if no endpoint is of its family
+//!                                   # kind = "stamp": with a target or port to a STAMP reflector (RFC 8762) there, port = 862;
+//!                                   # without in band, authentic, to the endpoint itself, which a wgxdp there answers
 //!
 //! [detection]
 //! false-failovers-per-week = 1.0
@@ -184,6 +186,7 @@ impl Config {
             kind: ProbeKind::Icmp,
             interval: self.profile.probe_interval(),
             target: None,
+            port: None,
         }
     }
 
@@ -324,6 +327,8 @@ pub struct Probe {
     pub interval: Duration,
     /// Where probes go; `None`: to the path's endpoint.
     pub target: Option<IpAddr>,
+    /// At which port a STAMP reflector listens there; `None`: none is asked, and [`ProbeKind::Stamp`] means in band.
+    pub port: Option<u16>,
 }
 
 /// When a path is given up and when it is trusted again.

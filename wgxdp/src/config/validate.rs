@@ -5,8 +5,9 @@ use std::hash::Hash;
 use std::path::Path;
 
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
+use wgxdp_common::stamp;
 
-use super::draft::{Draft, DraftPeer, DraftTunnel, DraftUplink};
+use super::draft::{Draft, DraftPeer, DraftProbe, DraftTunnel, DraftUplink};
 use super::error::{ConfigError, Fault, Notice, Place, Problem, Warning};
 use super::reader::Placed;
 use super::value::{InterfaceName, Policy, ProbeKind, Profile, Protect};
@@ -281,6 +282,7 @@ impl Check {
                 kind: peer.probe.kind.unwrap_or(ProbeKind::Icmp),
                 interval: peer.probe.interval.unwrap_or(profile.probe_interval()),
                 target: peer.probe.target.map(|placed| placed.value),
+                port: reflector(&peer.probe),
             };
             checked.push(Peer {
                 public_key: peer.public_key.value,
@@ -320,4 +322,10 @@ impl Check {
             },
         );
     }
+}
+
+/// At which port the reflector listens that STAMP probes are meant for; `None`: they are for the far end itself, in band, or there are none.
+fn reflector(probe: &DraftProbe) -> Option<u16> {
+    let to_reflector = probe.kind == Some(ProbeKind::Stamp) && (probe.target.is_some() || probe.port.is_some());
+    to_reflector.then_some(probe.port.unwrap_or(stamp::PORT))
 }

@@ -295,5 +295,7 @@ words! {
     ProbeKind {
         /// ICMP or ICMPv6 echo.
         Icmp = "icmp",
-    } not yet { "stamp": "use \"icmp\"", "tcp": "use \"icmp\"" }
+        /// A STAMP test packet (RFC 8762) to a session-reflector.
+        Stamp = "stamp",
+    } not yet { "tcp": "use \"icmp\" or \"stamp\"" }
 }

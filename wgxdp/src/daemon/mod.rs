@@ -15,6 +15,7 @@ mod bpf_log;
 mod cleanup;
 mod error;
 mod guard;
+mod keys;
 mod locals;
 mod mtu;
 mod observe;
@@ -27,7 +28,7 @@ mod serve;
 mod tunnels;
 mod uplink;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
+use wgxdp_common::keyring::{KeyName, Keys};
 use wgxdp_common::net::Address;
 use wgxdp_common::table;
 
@@ -106,6 +108,10 @@ pub struct Daemon {
     missing: BTreeSet<PlanError>,
     /// Peers for which there is no room.
     without_room: usize,
+    /// Until the tunnels are polled, which is its work then.
+    locksmith: keys::Locksmith,
+    /// Peers for whose keys there is no room.
+    without_keys: usize,
     paths: BTreeMap<PathId, PathRuntime>,
     published: Option<table::Config>,
     observed: observe::Observed,
@@ -226,9 +232,11 @@ impl Daemon {
             warn!("IPv6 is switched off on this host: only IPv4 endpoints are steered");
         }
         let prober = Prober::open(anchor.v4().into(), anchor.v6().map(Into::into)).map_err(Error::Prober)?;
+        let peers = tunnels.iter().map(|tunnel| tunnel.peers.len()).sum();
         let room = Room {
             peers: capacity,
             clients: config.max_clients(),
+            keyrings: roster::capacity(peers).ok_or(Error::TooManyPeers(peers))?,
         };
         #[cfg_attr(
             not(feature = "bpf-log"),
@@ -267,6 +275,8 @@ impl Daemon {
             peers: BTreeMap::new(),
             missing: BTreeSet::new(),
             without_room: 0,
+            locksmith: keys::Locksmith::default(),
+            without_keys: 0,
             paths: BTreeMap::new(),
             published: None,
             observed: observe::Observed::new(),
@@ -284,6 +294,8 @@ impl Daemon {
 
     /// Fills the maps, attaches, and only then leads packets to the anchor.
     async fn install(&mut self, plans: BTreeSet<PeerPlan>) -> Result<(), Error> {
+        let keys = self.locksmith.follow(&self.tunnels).await;
+        self.settle_keys(&keys)?;
         self.add_peers(plans)?;
         self.publish()?;
         for index in 0..self.uplinks.len() {
@@ -401,6 +413,18 @@ impl Daemon {
                 left_out.len()
             );
         }
+        Ok(())
+    }
+
+    /// Has the programs know the keys of in-band probes.
+    fn settle_keys(&mut self, keys: &HashMap<KeyName, Keys>) -> Result<(), Error> {
+        let without_keys = self.dataplane.settle_keys(keys)?;
+        if without_keys > 0 && without_keys != self.without_keys {
+            warn!(
+                "no room for the keys of {without_keys} peers: their in-band probes are not answered; restart to make room"
+            );
+        }
+        self.without_keys = without_keys;
         Ok(())
     }
 

@@ -7,12 +7,15 @@ use std::time::Duration;
 use wgxdp_common::abi::{MAX_PATHS_PER_PEER, MAX_UPLINKS};
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
+use wgxdp_common::keyring::KeyName;
 use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order};
 
-use crate::config::{Config, Protect, PublicKey};
+use crate::config::{Config, ProbeKind, Protect, PublicKey};
 use crate::engine::{PathSpec, PeerSpec};
 use crate::host::wireguard;
 use crate::mtu;
+use crate::prober::Target;
+use crate::stamp::key::id_of;
 
 /// What identifies a peer's entry in the maps: with any of these changed it is another entry, so that no packet sees half of a change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,10 +32,14 @@ pub(super) struct PeerPlan {
     pub(super) canonical: SocketAddr,
     /// Where packets really go, the preferred one first.
     pub(super) endpoints: Vec<SocketAddr>,
+    /// What probes are made of.
+    pub(super) kind: ProbeKind,
     /// The time between two probes.
     pub(super) interval: Duration,
     /// Where probes go; `None`: to the endpoint. See [`PeerPlan::paths`].
     pub(super) target: Option<IpAddr>,
+    /// At which port a STAMP reflector listens there; `None`: none is asked.
+    pub(super) target_port: Option<u16>,
     /// Uplinks, the preferred one first.
     pub(super) uplinks: Vec<u32>,
     /// When its data packets are copied.
@@ -150,8 +157,10 @@ pub(super) fn peers(config: &Config, tunnels: &[wireguard::Tunnel], unlisted: &U
                     .map(|name| name.as_str().into()),
                 canonical,
                 endpoints,
+                kind: probe.kind,
                 interval: probe.interval,
                 target: probe.target,
+                target_port: probe.port,
                 uplinks: uplinks.clone(),
                 protect: tunnel_config.protect,
             });
@@ -166,7 +175,7 @@ pub(super) struct PathPlan {
     pub(super) id: PathId,
     pub(super) uplink: UplinkId,
     pub(super) endpoint: SocketAddr,
-    pub(super) target: IpAddr,
+    pub(super) target: Target,
 }
 
 impl PathPlan {
@@ -189,15 +198,26 @@ impl PeerPlan {
             .endpoints
             .iter()
             .any(|endpoint| target.is_some_and(|target| target.is_ipv4() == endpoint.is_ipv4()));
-        let path = |(slot, (uplink, endpoint)): (u32, (u32, SocketAddr))| PathPlan {
-            id: PathId::new(id, slot),
-            uplink: UplinkId(uplink),
-            endpoint,
-            target: target
+        let path = |(slot, (uplink, endpoint)): (u32, (u32, SocketAddr))| {
+            let address = target
                 .filter(|target| target.is_ipv4() == endpoint.is_ipv4() || !fits_some)
-                .unwrap_or(endpoint.ip()),
+                .unwrap_or(endpoint.ip());
+            PathPlan {
+                id: PathId::new(id, slot),
+                uplink: UplinkId(uplink),
+                endpoint,
+                target: self.target_at(address, endpoint),
+            }
         };
         (0..).zip(pairs).take(MAX_PATHS_PER_PEER).map(path).collect()
+    }
+
+    fn target_at(&self, address: IpAddr, endpoint: SocketAddr) -> Target {
+        match (self.kind, self.target_port) {
+            (ProbeKind::Icmp, _) => Target::Icmp(address),
+            (ProbeKind::Stamp, Some(port)) => Target::Stamp(SocketAddr::new(address, port)),
+            (ProbeKind::Stamp, None) => Target::InBand(endpoint),
+        }
     }
 
     /// The largest packet in bytes, as WireGuard sends it, that fits a path of this MTU.
@@ -223,6 +243,11 @@ impl PeerPlan {
         }
     }
 
+    /// By which the programs know its in-band probes, and the keys for ours.
+    fn key_name(&self) -> KeyName {
+        KeyName::new(id_of(self.key.as_bytes()), self.port.into())
+    }
+
     /// They stand in their order.
     fn order(paths: &[PathPlan]) -> Order {
         Order::from_slots(0..paths.len() as u32)
@@ -235,7 +260,8 @@ impl PeerPlan {
         let peer = table::Peer {
             order,
             canonical: self.canonical.into(),
-            reserved: [0; 36],
+            reserved: [0; 20],
+            name: self.key_name(),
         };
         let canonical = self.canonical.ip().into();
         let path = |path: PathPlan| table::Path {

@@ -158,7 +158,9 @@ mod tests {
             canonical,
             endpoints: vec![canonical],
             interval: Duration::from_secs(1),
+            kind: crate::config::ProbeKind::Icmp,
             target: None,
+            target_port: None,
             uplinks: vec![0, 1],
             protect: Protect::Suspect,
         }

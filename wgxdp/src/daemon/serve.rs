@@ -59,7 +59,7 @@ fn note_lateness(wakeup: Option<u64>) {
 
 impl Daemon {
     pub(super) async fn serve(&mut self, mut signals: Signals) -> Result<(), Error> {
-        let mut poll = tunnels::Poll::start(&self.config, &self.tunnels);
+        let mut poll = tunnels::Poll::start(&self.config, &self.tunnels, std::mem::take(&mut self.locksmith));
         loop {
             let wakeup = self.engine.next_wakeup();
             tokio::select! {
@@ -79,7 +79,10 @@ impl Daemon {
                     self.tick();
                 }
                 answer = poll.next() => match answer {
-                    Answer::Changed(tunnels) => self.follow_tunnels(tunnels).await?,
+                    Answer::Changed(tunnels, keys) => {
+                        self.settle_keys(&keys)?;
+                        self.follow_tunnels(tunnels).await?;
+                    }
                     Answer::Same(tunnels) => {
                         self.tunnels = Arc::new(tunnels);
                         self.note_handshakes();

@@ -1,6 +1,6 @@
 //! Reading the tunnels without holding up the probes: WireGuard's interfaces block, so a thread of the pool asks them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,14 +8,16 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
+use wgxdp_common::keyring::{KeyName, Keys};
 
 use super::Error;
+use super::keys::Locksmith;
 use crate::config::Config;
 use crate::host::udp_socket;
 use crate::host::wireguard::{self, Peer, Tunnel};
 
 /// How often WireGuard is asked what it knows of its peers, at most. Nothing on a packet's way waits for the answer.
-const EVERY: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_millis(500);
 /// Of so many moments it is asked in one: thousands of peers take a while to tell.
 const SPARED: u32 = 20;
 /// How often its ports are looked for meanwhile.
@@ -60,8 +62,8 @@ pub(super) enum Answer {
     None,
     /// The same ports, peers and endpoints as before. Thousands of them are compared here and not where probes wait.
     Same(Vec<Tunnel>),
-    /// Something else.
-    Changed(Vec<Tunnel>),
+    /// Something else, and the keys of all peers.
+    Changed(Vec<Tunnel>, HashMap<KeyName, Keys>),
 }
 
 /// Asks again and again; ends when dropped.
@@ -72,7 +74,7 @@ pub(super) struct Poll {
 
 impl Poll {
     /// `tunnels` is what is known already.
-    pub(super) fn start(config: &Config, tunnels: &[Tunnel]) -> Self {
+    pub(super) fn start(config: &Config, tunnels: &[Tunnel], mut locksmith: Locksmith) -> Self {
         let (sender, answers) = mpsc::channel(1);
         let (interfaces, mut ports, mut known) = (interfaces(config), ports(tunnels), essence(tunnels));
         let task = tokio::spawn(async move {
@@ -91,7 +93,8 @@ impl Poll {
                         if known == before {
                             Answer::Same(tunnels)
                         } else {
-                            Answer::Changed(tunnels)
+                            let keys = locksmith.follow(&tunnels).await;
+                            Answer::Changed(tunnels, keys)
                         }
                     }
                     Err(e) if was_failing => {
@@ -126,12 +129,15 @@ impl Drop for Poll {
     }
 }
 
-/// All that steering depends on: of each tunnel its port and its peers' endpoints by key, for their order is any.
-type Essence = Vec<(Option<u16>, BTreeMap<[u8; 32], Option<SocketAddr>>)>;
+/// All that steering and probing depend on: of each tunnel its port, its key, and its peers' endpoints by key, for their order is any.
+type Essence = Vec<(Option<u16>, Option<[u8; 32]>, BTreeMap<[u8; 32], Option<SocketAddr>>)>;
 
 fn essence(tunnels: &[Tunnel]) -> Essence {
     let of_peer = |peer: &Peer| (peer.public_key.0, peer.endpoint);
-    let of_tunnel = |tunnel: &Tunnel| (tunnel.listen_port, tunnel.peers.iter().map(of_peer).collect());
+    let of_tunnel = |tunnel: &Tunnel| {
+        let key = tunnel.public_key.as_ref().map(|key| key.0);
+        (tunnel.listen_port, key, tunnel.peers.iter().map(of_peer).collect())
+    };
     tunnels.iter().map(of_tunnel).collect()
 }
 

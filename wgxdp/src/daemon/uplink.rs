@@ -99,6 +99,8 @@ impl State {
             link: link.kind,
             mtu: mtu::of_path(link.mtu, None, config.mtu),
             id,
+            // Without NAPI at its other end, of which we know nothing, a veth loses them silently (`veth_xdp_xmit`).
+            sends_back: u32::from(link.driver.as_deref() != Some("veth")),
             ..Uplink::default()
         };
         let mut flags = link_flags(link.admin_up, link.carrier);

@@ -7,6 +7,7 @@
 //! | [`tables`] | every map by name, from a loaded object or from the pins of a running one |
 //! | [`endpoints`] | which endpoint leads to which peer |
 //! | [`clients`] | learned clients and the local addresses that they speak to |
+//! | [`keyrings`] | whose in-band probes are authentic |
 //! | [`adopt`] | what a killed run had learned |
 //! | [`readings`] | the tables as the status and the metrics read them |
 //! | [`memory`] | what the maps cost |
@@ -21,6 +22,7 @@ mod adopt;
 mod attach;
 mod clients;
 mod endpoints;
+mod keyrings;
 mod memory;
 mod object;
 mod pins;
@@ -29,7 +31,7 @@ mod table;
 mod tables;
 mod xdp;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{self, BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -44,12 +46,14 @@ use wgxdp_common::abi::{
 use wgxdp_common::count::PathCount;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
+use wgxdp_common::keyring::{KeyName, Keys};
 use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::{Config, EndpointKey, Order, Path, PathState, Peer, PeerState, Proof, UplinkFlags};
 
 pub use attach::{Attachments, Hook, Mechanism};
 pub use clients::Locals;
 use endpoints::Endpoints;
+use keyrings::Keyrings;
 pub use memory::Memory;
 pub use object::{OBJECT, Room, load_programs};
 pub use pins::{PIN_ROOT, Pins};
@@ -141,6 +145,7 @@ pub struct Dataplane {
     config: Array<MapData, Config>,
     endpoints: Endpoints,
     locals: Locals,
+    keyrings: Keyrings,
     clamp: HashMap<MapData, u32, u32>,
     path_counts: PerCpuArray<MapData, PathCount>,
     tables: Tables,
@@ -169,6 +174,7 @@ impl Dataplane {
         let config = typed(&ebpf, MAP_CONFIG, Map::Array)?;
         let endpoints = Endpoints::new(&ebpf)?;
         let locals = Locals::new(&ebpf)?;
+        let keyrings = Keyrings::new(&ebpf, room.keyrings)?;
         let clamp = typed(&ebpf, MAP_CLAMP, Map::HashMap)?;
         let path_counts = typed(&ebpf, MAP_PATH_COUNTS, Map::PerCpuArray)?;
         Ok(Self {
@@ -176,6 +182,7 @@ impl Dataplane {
             config,
             endpoints,
             locals,
+            keyrings,
             clamp,
             path_counts,
             tables,
@@ -289,6 +296,14 @@ impl Dataplane {
     /// When a map cannot be written.
     pub fn settle_locals(&mut self, wanted: &BTreeMap<IpAddr, Option<UplinkId>>) -> Result<BTreeSet<IpAddr>, Error> {
         self.locals.settle(wanted)
+    }
+
+    /// Has in-band probes of these peers, and of no others, sent, judged and answered with these keys. Returns for how many there is no room.
+    ///
+    /// # Errors
+    /// When the map cannot be written, or the grace period not be waited for.
+    pub fn settle_keys(&mut self, wanted: &collections::HashMap<KeyName, Keys>) -> Result<usize, Error> {
+        self.keyrings.settle(wanted, grace_period)
     }
 
     /// Sets the largest inner packet in bytes that TCP may send through the tunnel of this interface.

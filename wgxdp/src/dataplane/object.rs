@@ -1,16 +1,19 @@
 //! The object file that the build script made, and loading it.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use aya::{Ebpf, EbpfLoader};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use wgxdp_common::abi::{
-    ABI_SYMBOL, ABI_VERSION, BUCKET_MASK_SYMBOL, MAP_BUCKETS, MAP_CLIENTS, MAP_ENDPOINTS, MAP_HANDSHAKES,
+    ABI_SYMBOL, ABI_VERSION, BUCKET_MASK_SYMBOL, MAP_BUCKETS, MAP_CLIENTS, MAP_ENDPOINTS, MAP_HANDSHAKES, MAP_KEYRINGS,
     MAP_PATH_COUNTS, MAP_PATHS, MAP_PEER_STATES, MAP_PEERS, MAP_PROBES, MAP_PROOFS, MAP_SESSIONS, MAX_PATHS_PER_PEER,
-    MIN_PROBE_SLOTS, PROBE_SLOTS, PROBE_SLOTS_SYMBOL, SESSIONS_PER_CLIENT,
+    MIN_PROBE_SLOTS, PROBE_SLOTS, PROBE_SLOTS_SYMBOL, SESSIONS_PER_CLIENT, UNIX_OFFSET_SYMBOL,
 };
 use wgxdp_common::endpoints::buckets;
 use wgxdp_common::table::ProbeSlot;
 
 use super::Error;
+use crate::clock::monotonic_ns;
 
 /// The programs, for the BPF target.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wgxdp-programs"));
@@ -39,6 +42,8 @@ pub struct Room {
     pub peers: u32,
     /// Learned clients.
     pub clients: u32,
+    /// Peers with keys, clients among them.
+    pub keyrings: u32,
 }
 
 /// Bytes that the probes in flight may take, within [`MIN_PROBE_SLOTS`] and [`PROBE_SLOTS`] for each path.
@@ -69,9 +74,11 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
     let probe_slots = probe_slots(paths);
     let buckets = buckets(paths);
     let bucket_mask = buckets - 1;
+    let unix_offset_ns = unix_offset_ns();
     let mut loader = EbpfLoader::new();
     loader.override_global(BUCKET_MASK_SYMBOL, &bucket_mask, true);
     loader.override_global(PROBE_SLOTS_SYMBOL, &probe_slots, true);
+    loader.override_global(UNIX_OFFSET_SYMBOL, &unix_offset_ns, true);
     for (map, entries) in [
         (MAP_BUCKETS, buckets),
         (MAP_ENDPOINTS, paths),
@@ -84,10 +91,18 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
         (MAP_PROOFS, paths),
         (MAP_PROBES, paths * probe_slots),
         (MAP_PATH_COUNTS, paths),
+        (MAP_KEYRINGS, room.keyrings),
     ] {
         loader.map_max_entries(map, entries);
     }
     Ok(loader.load(OBJECT)?)
+}
+
+/// What CLOCK_MONOTONIC lacks of Unix time, in nanoseconds; 0 where the clock is set before 1970.
+fn unix_offset_ns() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_ns = u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX);
+    unix_ns.saturating_sub(monotonic_ns())
 }
 
 #[cfg(test)]

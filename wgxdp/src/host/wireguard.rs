@@ -20,6 +20,7 @@ use netlink_packet_wireguard::constants::WGPEER_F_UPDATE_ONLY;
 use netlink_packet_wireguard::nlas::{WgDeviceAttrs, WgPeer, WgPeerAttrs};
 use netlink_packet_wireguard::{Wireguard, WireguardCmd};
 use wireguard_control::{Device, InterfaceName, Key, PeerInfo};
+use zeroize::Zeroizing;
 
 /// The longest that a user-space implementation may take to set endpoints.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -138,13 +139,9 @@ impl Peer {
 /// # Errors
 /// See [`Error`].
 pub fn read(interface: &str) -> Result<Tunnel, Error> {
-    let name = parse(interface)?;
+    parse(interface)?;
     let backend = backend(interface)?;
-    let device = match backend {
-        Backend::Kernel => Device::get(&name, wireguard_control::Backend::Kernel),
-        Backend::Userspace => Device::get(&name, wireguard_control::Backend::Userspace),
-    };
-    let device = device.map_err(|source| failed(interface, backend, source))?;
+    let device = device(interface, backend)?;
     Ok(Tunnel {
         name: interface.into(),
         listen_port: device.listen_port.filter(|port| *port != 0),
@@ -153,6 +150,24 @@ pub fn read(interface: &str) -> Result<Tunnel, Error> {
         backend,
         peers: merge(device.peers),
     })
+}
+
+/// A tunnel's private key, wiped from memory when it is dropped; `None` before it has one. (WireGuard's answer, in which it came, is not ours to wipe.)
+///
+/// # Errors
+/// See [`Error`].
+pub fn private_key(interface: &str) -> Result<Option<Zeroizing<[u8; 32]>>, Error> {
+    let device = device(interface, backend(interface)?)?;
+    Ok(device.private_key.map(|key| Zeroizing::new(key.0)))
+}
+
+fn device(interface: &str, backend: Backend) -> Result<Device, Error> {
+    let name = parse(interface)?;
+    let device = match backend {
+        Backend::Kernel => Device::get(&name, wireguard_control::Backend::Kernel),
+        Backend::Userspace => Device::get(&name, wireguard_control::Backend::Userspace),
+    };
+    device.map_err(|source| failed(interface, backend, source))
 }
 
 /// The kernel tells of a peer with many allowed addresses in several parts, of which only the first says more than the key.

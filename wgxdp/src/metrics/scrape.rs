@@ -195,6 +195,7 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::Diverted
         | Reason::Fallback
         | Reason::Probe
+        | Reason::ProbeNoKeys
         | Reason::ProbeNoUplink => GivenBy::Steer,
         Reason::ForeignDestination
         | Reason::OtherHost
@@ -204,7 +205,16 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::ClientLearned
         | Reason::ClientMoved
         | Reason::Stranger => GivenBy::Restore,
-        Reason::WrongType | Reason::Reserved | Reason::WrongLength | Reason::Proof => GivenBy::RestoreAndGuard,
+        Reason::WrongType
+        | Reason::Reserved
+        | Reason::WrongLength
+        | Reason::Proof
+        | Reason::Answered
+        | Reason::ProbeMalformed
+        | Reason::ProbeStranger
+        | Reason::ProbeForged
+        | Reason::ProbeReplayed
+        | Reason::ProbeUnasked => GivenBy::RestoreAndGuard,
         Reason::Guarded => GivenBy::Guard,
     }
 }

@@ -1,4 +1,4 @@
-//! What compiles: a nightly Rust with the source of `core`, the pinned bpf-linker, rustfmt and clippy.
+//! What compiles: a nightly Rust with the source of `core`, the pinned bpf-linker, rustfmt and clippy. And what is compiled for the tests: stamp-suite.
 
 #[path = "../../../wgxdp/build/toolchain.rs"]
 mod nightly;
@@ -39,6 +39,7 @@ pub(crate) fn run(need: Need) -> Result<()> {
         component("rustfmt", &mut cargo::cargo(["fmt", "--version"]), None)?;
         component("clippy", &mut cargo::cargo(["clippy", "--version"]), None)?;
         component("clippy", &mut nightly_clippy(&nightly), Some(nightly.name))?;
+        stamp_suite()?;
     }
     Ok(())
 }
@@ -86,32 +87,38 @@ fn component(name: &str, probe: &mut Command, toolchain: Option<&str>) -> Result
     sh::run(&mut add)
 }
 
-/// bpf-linker in a folder of the project's own, so that another project's version does not disturb this one's.
-///
 /// Built by the nightly, with whose LLVM it links.
 fn bpf_linker(nightly: &Nightly) -> Result<()> {
-    let file = sh::root().join("wgxdp/build/bpf-linker.version");
+    let build = |args: &[&str]| rustup(&[&["run", nightly.name, "cargo"], args].concat());
+    tool("bpf-linker", "wgxdp/build/bpf-linker.version", build)
+        .context("bpf-linker did not build; it needs a C compiler and crates from the registry")
+}
+
+/// Somebody else's STAMP sender and reflector, against which ours are tested.
+fn stamp_suite() -> Result<()> {
+    tool("stamp-suite", "tests/stamp-suite.version", |args| {
+        cargo::cargo(args.iter().copied())
+    })
+    .context("stamp-suite did not build; it needs crates from the registry")
+}
+
+/// A program of the version that the file says, in a folder of the project's own, so that another project's version does not disturb this one's.
+/// `cargo` makes the command of the cargo that builds it.
+fn tool(name: &str, version: &str, cargo: impl FnOnce(&[&str]) -> Command) -> Result<()> {
+    let file = sh::root().join(version);
     let version = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let version = version.trim();
-    let tools = sh::root().join(format!(".tools/bpf-linker-{version}"));
-    if tools.join("bin/bpf-linker").exists() {
+    let tools = sh::root().join(format!(".tools/{name}-{version}"));
+    if tools.join("bin").join(name).exists() {
         return Ok(());
     }
     say(&format!(
-        "building bpf-linker {version} into {} (about a minute, once)",
+        "building {name} {version} into {} (minutes, once)",
         tools.display()
     ));
-    let mut install = rustup(&[
-        "run",
-        nightly.name,
-        "cargo",
-        "install",
-        "bpf-linker",
-        "--version",
-        version,
-    ]);
-    install.args(["--locked", "--quiet", "--root"]).arg(&tools);
-    // The cargo that runs us says which rustc, which flags and which folder are ours; none of that is bpf-linker's business.
+    let mut install = cargo(&["install", name, "--version", version, "--locked", "--quiet", "--root"]);
+    install.arg(&tools);
+    // The cargo that runs us says which rustc, which flags and which folder are ours; none of that is the tool's business.
     for name in [
         "RUSTC",
         "RUSTFLAGS",
@@ -121,5 +128,5 @@ fn bpf_linker(nightly: &Nightly) -> Result<()> {
     ] {
         install.env_remove(name);
     }
-    sh::run(&mut install).context("bpf-linker did not build; it needs a C compiler and crates from the registry")
+    sh::run(&mut install)
 }

@@ -23,12 +23,13 @@ const KERNEL_TESTS: [(&str, &[&str]); 3] = [
 
 /// Laws that are about this program and the laboratory, and no kernel decides them: unless asked for by name, guests leave them to the host. Under
 /// emulation they would take a third of the time.
-const HOSTS_OWN: [&str; 9] = [
+const HOSTS_OWN: [&str; 10] = [
     "command::",
     "follows::",
     "full::",
     "laboratory::",
     "metrics::",
+    "reflectors::",
     "refuses::",
     "scale::",
     "status::",

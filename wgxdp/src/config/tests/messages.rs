@@ -256,13 +256,8 @@ fn what_this_version_cannot_do_is_refused_by_name() {
             ":7: policy = \"balance\" is not in this version; use \"failover\"",
         ),
         (
-            peer("probe = { kind = 'stamp' }"),
-            ":9:18: kind = \"stamp\" is not in this version; use \"icmp\"",
-        ),
-        (
             peer("probe = { kind = 'tcp', port = 443 }"),
-            ":9:18: kind = \"tcp\" is not in this version; use \"icmp\"\n\
-             :9:32: an icmp probe has no port; remove it",
+            ":9:18: kind = \"tcp\" is not in this version; use \"icmp\" or \"stamp\"",
         ),
     ]);
 }
@@ -519,6 +514,27 @@ fn clients_are_bounded() {
     assert_eq!(valid(&with("1")).max_clients(), 1);
     assert_eq!(valid(&with("16777216")).max_clients(), 16_777_216);
     assert_eq!(valid(TWO).max_clients(), DEFAULT_MAX_CLIENTS);
+}
+
+#[test]
+fn a_stamp_probe_has_a_port_that_can_be_and_an_icmp_probe_has_none() {
+    let none = "an icmp probe has no port; remove it, or ask a STAMP reflector with kind = \"stamp\"";
+    promises([
+        (peer("probe = { kind = 'icmp', port = 7 }"), &*format!(":9:33: {none}")),
+        (peer("probe = { port = 7 }"), &*format!(":9:18: {none}")),
+        (
+            peer("probe = { kind = 'stamp', port = 0 }"),
+            ":9:34: port must be a number from 1 to 65535, not 0",
+        ),
+        (
+            peer("probe = { kind = 'stamp', port = 65536 }"),
+            ":9:34: port must be a number from 1 to 65535, not 65536",
+        ),
+    ]);
+    let port = |probe: &str| valid(&peer(probe)).tunnels()[0].peers[0].probe.port;
+    assert_eq!(port("probe = { kind = 'stamp' }"), None, "in band");
+    assert_eq!(port("probe = { kind = 'stamp', target = '192.0.2.1' }"), Some(862));
+    assert_eq!(port("probe = { kind = 'stamp', port = 65535 }"), Some(65535));
 }
 
 #[test]

@@ -109,6 +109,36 @@ fn what_fits_a_path_is_told_in_the_family_that_wireguard_sends() {
 }
 
 #[test]
+fn a_stamp_probe_goes_to_a_reflector_if_there_is_a_target_or_a_port_and_else_to_the_endpoint_itself() {
+    let targets = |probe: &str| {
+        let plan = only(
+            &listed(&format!("endpoints = ['192.0.2.1:1']\nprobe = {{ {probe} }}")),
+            None,
+        );
+        plan.paths(PeerId(0))
+            .iter()
+            .map(|path| path.target.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        targets("kind = 'stamp'"),
+        ["192.0.2.1:1 in band", "192.0.2.1:1 in band"]
+    );
+    assert_eq!(
+        targets("kind = 'stamp', port = 862"),
+        ["192.0.2.1:862", "192.0.2.1:862"]
+    );
+    assert_eq!(
+        targets("kind = 'stamp', target = '192.0.2.9'"),
+        ["192.0.2.9:862", "192.0.2.9:862"]
+    );
+    assert_eq!(
+        targets("kind = 'stamp', target = '2001:db8::9', port = 7"),
+        ["[2001:db8::9]:7", "[2001:db8::9]:7"]
+    );
+}
+
+#[test]
 fn a_target_is_probed_over_paths_of_its_family_and_over_all_if_there_are_none() {
     let targets = |endpoints: &str, target: &str| {
         let config = listed(&format!("endpoints = [{endpoints}]\nprobe = {{ target = '{target}' }}"));

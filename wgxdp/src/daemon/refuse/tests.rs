@@ -70,7 +70,9 @@ fn plan(config: &Config, canonical: &str) -> PeerPlan {
             endpoints
         },
         interval: std::time::Duration::from_millis(50),
+        kind: crate::config::ProbeKind::Icmp,
         target: peer.probe.target,
+        target_port: None,
         uplinks: vec![0, 1],
         protect: config.tunnels()[0].protect,
     }

@@ -1,0 +1,338 @@
+//! In-band probes (`wgxdp_common::stamp::in_band`): composed by `steer`, judged by `guard` or `restore`, which answer them.
+//!
+//! ```text
+//! steer            the prober's request ─▶ time, report, name, tag ─▶ noted in the path's slot ─▶ its uplink
+//! guard, restore   shape ─▶ whose ─▶ tag ─┬─ a request ─▶ later than the last one? ─▶ noted ─▶ the answer
+//!                                         └─ an answer ─▶ to a probe in flight? ─▶ the path's proof moves ─▶ consumed
+//! ```
+//!
+//! **A request is evidence, too.** It came over the path, and its report says when the far end last heard us there: that moment is a proof, as if a reply had come
+//! then. A far end that hears us no more says so by a report that grows old, and the path is as dead for us as for it. And where the far end's traffic goes by another path
+//! than ours (ACTIVE), its request counts as a probe that ours left unanswered. So with a daemon that is stopped the far end's probes still move the deadlines, and no
+//! path dies that proves itself.
+//!
+//! What takes many instructions is in functions of its own, so that it is there once and not once for each family and kind of link.
+
+use aya_ebpf::bindings::BPF_F_MARK_MANGLED_0;
+use aya_ebpf::helpers::{bpf_csum_diff, bpf_skb_load_bytes};
+use aya_ebpf::programs::TcContext;
+use wgxdp_common::count::Reason;
+use wgxdp_common::echo::Payload;
+use wgxdp_common::id::{PathId, PeerId, UplinkId};
+use wgxdp_common::keyring::{Heard, KeyName, Keyring, Keys, Request, is_later};
+use wgxdp_common::net::{Address, Port};
+use wgxdp_common::siphash::Key;
+use wgxdp_common::stamp::in_band::{self, Author, InBand, Report, SEQUENCE_BIT};
+use wgxdp_common::stamp::{ErrorEstimate, Timestamp, tlv};
+use wgxdp_common::table::{EndpointKey, PeerState, Proof};
+
+use crate::choose::clock;
+use crate::maps::{KEYRINGS, PEER_STATES, PEERS, PROOFS, field, read, unix_offset_ns, write};
+use crate::outcome::add;
+use crate::packet::{Datagram, Packet};
+use crate::{endpoints, probe};
+
+/// Whether the datagram begins as a probe; no message of WireGuard's does.
+#[inline(always)]
+pub(crate) fn is_claimed(udp: &Datagram) -> bool {
+    u32::from_be(udp.opening[0]) & SEQUENCE_BIT != 0
+}
+
+/// A probe that arrived, and how.
+pub(crate) struct Incoming {
+    /// The probe; after a request was judged, its answer.
+    pub(crate) probe: InBand,
+    source: Address,
+    port: Port,
+    tunnel: Port,
+    uplink: UplinkId,
+    ttl: u8,
+}
+
+impl Incoming {
+    /// One that is still to be read, in its place: a program's stack is small.
+    #[inline(always)]
+    pub(crate) fn new(packet: &Packet, udp: &Datagram, uplink: UplinkId, ttl: u8) -> Self {
+        Self {
+            probe: InBand::default(),
+            source: packet.source,
+            port: udp.source,
+            tunnel: udp.destination,
+            uplink,
+            ttl,
+        }
+    }
+}
+
+/// What becomes of a probe: [`Reason::Answered`] (then the answer has taken its place), [`Reason::Proof`], or why it ends here.
+#[inline(never)]
+pub(crate) fn judge(incoming: &mut Incoming) -> Reason {
+    let name = KeyName::new(incoming.probe.key_id(), incoming.tunnel);
+    let Some(ring): Option<*mut Keyring> = KEYRINGS.get_ptr_mut(name) else {
+        return Reason::ProbeStranger;
+    };
+    // SAFETY: user space adds and removes entries, and reuses a removed one's memory only when no program uses it any more.
+    let keys: &Keys = unsafe { &(*ring).keys };
+    if !is_authentic(&incoming.probe, &keys.theirs) {
+        return Reason::ProbeForged;
+    }
+    let now_ns = clock();
+    if incoming.probe.is_answer() {
+        return match note_answer(incoming, &name, now_ns) {
+            Some(()) => Reason::Proof,
+            None => Reason::ProbeUnasked,
+        };
+    }
+    // SAFETY: a place is below the length; only an address is computed.
+    let latest = unsafe {
+        (&raw mut (*ring).requests)
+            .cast::<Request>()
+            .add(Keyring::place(incoming.probe.path()))
+    };
+    if !is_later(incoming.probe.timestamp(), read(field!(latest, timestamp))) {
+        return Reason::ProbeReplayed;
+    }
+    // Packets of one flow come to one CPU: none but a duplicate made on the way could be judged here twice at once, and be answered twice.
+    let report = read(field!(latest, heard)).report(now_ns);
+    write(field!(latest, timestamp), incoming.probe.timestamp().0);
+    write(field!(latest, heard), Heard::new(incoming.probe.sequence(), now_ns));
+    // Who has no path there is a client of ours: then there is nothing to prove.
+    let _ = note_request(incoming, &name, now_ns);
+    let arrival = in_band::Arrival {
+        at: timestamp(now_ns),
+        ttl: incoming.ttl,
+    };
+    let author = Author {
+        key_id: keys.own,
+        active: false,
+        report,
+        error: ErrorEstimate::UNKNOWN,
+    };
+    incoming.probe.turn(arrival, timestamp(clock()), author);
+    seal(&mut incoming.probe, &keys.ours);
+    Reason::Answered
+}
+
+/// Moves the proof of the path that was asked. `None`: it was not, or not here, or not this peer.
+#[inline(always)]
+fn note_answer(incoming: &Incoming, name: &KeyName, now_ns: u64) -> Option<()> {
+    let Incoming { probe, uplink, .. } = incoming;
+    let path = probe.path();
+    if !is_of(path.peer(), name) {
+        return None;
+    }
+    let payload = Payload {
+        path,
+        nonce: probe.sender_timestamp().0,
+    };
+    probe::arrives(payload, slot_sequence(probe), *uplink)?;
+    let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
+    write(field!(proof, heard), Heard::new(probe.sequence(), now_ns));
+    Some(())
+}
+
+/// Takes a request for the evidence that it is about our own path there. `None`: there is none.
+#[inline(always)]
+fn note_request(incoming: &Incoming, name: &KeyName, now_ns: u64) -> Option<()> {
+    let key = EndpointKey {
+        endpoint: incoming.source,
+        port: incoming.port,
+        tunnel: incoming.tunnel,
+    };
+    let entry = endpoints::find(&key)?;
+    let peer = entry.endpoint.peer;
+    if !is_of(peer, name) {
+        return None;
+    }
+    let path = entry.endpoint.path(incoming.uplink)?;
+    let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
+    write(field!(proof, heard), Heard::new(incoming.probe.sequence(), now_ns));
+    if let Some(report) = incoming.probe.report() {
+        prove_since(proof, report, now_ns);
+    }
+    if incoming.probe.is_active() {
+        leave_behind(peer, path);
+    }
+    Some(())
+}
+
+/// A proof of the moment at which the far end last heard us, if that is later than the last one. Probes that left after it are still unanswered.
+#[inline(always)]
+fn prove_since(proof: *mut Proof, report: Report, now_ns: u64) {
+    if report.age_ms == u16::MAX {
+        return;
+    }
+    let heard_ns = now_ns.saturating_sub(u64::from(report.age_ms) * 1_000_000);
+    if heard_ns <= read(field!(proof, proof_ns)) {
+        return;
+    }
+    if read(field!(proof, sent_ns)) <= heard_ns {
+        write(field!(proof, unanswered), 0);
+    }
+    write(field!(proof, proof_ns), heard_ns);
+}
+
+/// The far end's traffic goes by `path`: if ours goes by another one, that has left a probe unanswered.
+#[inline(always)]
+fn leave_behind(peer: PeerId, path: PathId) {
+    let Some(state): Option<*mut PeerState> = PEER_STATES.get_ptr_mut(peer.0) else {
+        return;
+    };
+    let active = read(field!(state, active));
+    if active == 0 || active == u64::from(path.0) + 1 {
+        return;
+    }
+    if let Some(proof) = PROOFS.get_ptr_mut((active - 1) as u32) {
+        let proof: *mut Proof = proof;
+        add(field!(proof, unanswered), 1);
+    }
+}
+
+/// Makes the prober's request one that can leave over `path`, now. [`Reason::Probe`], or why it cannot.
+#[inline(never)]
+pub(crate) fn compose(probe: &mut InBand, path: PathId) -> Reason {
+    let Some(name) = name(path.peer()) else {
+        return Reason::ProbeNoUplink;
+    };
+    let Some(ring) = KEYRINGS.get_ptr(name) else {
+        return Reason::ProbeNoKeys;
+    };
+    // SAFETY: as in `judge`.
+    let keys: &Keys = unsafe { &(*ring).keys };
+    let now_ns = clock();
+    let author = Author {
+        key_id: keys.own,
+        active: is_active(path),
+        report: heard(path).report(now_ns),
+        error: ErrorEstimate::UNKNOWN,
+    };
+    probe.leave(timestamp(now_ns), author);
+    seal(probe, &keys.ours);
+    let payload = Payload {
+        path,
+        nonce: probe.timestamp().0,
+    };
+    match probe::leaves(payload, slot_sequence(probe)) {
+        Some(()) => Reason::Probe,
+        None => Reason::ProbeNoUplink,
+    }
+}
+
+/// The port of the path's tunnel.
+#[inline(always)]
+pub(crate) fn tunnel(path: PathId) -> Option<Port> {
+    Some(name(path.peer())?.tunnel)
+}
+
+/// As a path's slots know it: its lower half, in network byte order.
+#[inline(always)]
+fn slot_sequence(probe: &InBand) -> u16 {
+    (probe.sequence() as u16).to_be()
+}
+
+/// By which name a peer is known.
+#[inline(always)]
+fn name(peer: PeerId) -> Option<KeyName> {
+    // SAFETY: a peer's name is written before anything refers to the peer and not changed while something does.
+    PEERS.get_ptr(peer.0).map(|peer| unsafe { (*peer).name })
+}
+
+#[inline(always)]
+fn is_of(peer: PeerId, is: &KeyName) -> bool {
+    name(peer).is_some_and(|name| name.is(is))
+}
+
+#[inline(always)]
+fn is_active(path: PathId) -> bool {
+    let state: Option<*mut PeerState> = PEER_STATES.get_ptr_mut(path.peer().0);
+    state.is_some_and(|state| read(field!(state, active)) == u64::from(path.0) + 1)
+}
+
+#[inline(always)]
+fn heard(path: PathId) -> Heard {
+    let proof: Option<*mut Proof> = PROOFS.get_ptr_mut(path.0);
+    proof.map_or(Heard::default(), |proof| read(field!(proof, heard)))
+}
+
+/// This host's clock at a moment of CLOCK_MONOTONIC.
+#[inline(always)]
+fn timestamp(now_ns: u64) -> Timestamp {
+    Timestamp::ntp(unix_offset_ns() + now_ns)
+}
+
+#[inline(never)]
+fn is_authentic(probe: &InBand, key: &Key) -> bool {
+    probe.is_authentic(*key)
+}
+
+#[inline(never)]
+fn seal(probe: &mut InBand, key: &Key) {
+    probe.seal(*key);
+}
+
+/// Reads the probe in a datagram that begins as one. A longer one has padding and nothing else behind it.
+///
+/// # Errors
+/// It is none.
+#[inline(always)]
+pub(crate) fn load(ctx: &TcContext, udp: &Datagram, probe: &mut InBand) -> Result<(), Reason> {
+    let behind = (udp.len as usize)
+        .checked_sub(in_band::LEN)
+        .ok_or(Reason::ProbeMalformed)?;
+    if behind != 0 {
+        let header: [u8; tlv::HEADER_LEN] = ctx
+            .load(udp.payload + in_band::LEN)
+            .map_err(|_| Reason::ProbeMalformed)?;
+        let [_, kind, high, low] = header;
+        let padding = usize::from(u16::from_be_bytes([high, low])) + tlv::HEADER_LEN;
+        if kind != tlv::kind::PADDING || padding != behind {
+            return Err(Reason::ProbeMalformed);
+        }
+    }
+    let (to, len) = ((&raw mut *probe).cast(), in_band::LEN as u32);
+    // SAFETY: the helper writes as many bytes as it is told, into a structure of that size of which any bits are a value.
+    let read = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), udp.payload as u32, to, len) } == 0;
+    if read && probe.is_well_formed() {
+        Ok(())
+    } else {
+        Err(Reason::ProbeMalformed)
+    }
+}
+
+/// What the bytes of a probe take from a checksum; see [`store`].
+#[inline(always)]
+pub(crate) fn removed(probe: &InBand) -> i64 {
+    // SAFETY: the helper reads as many bytes as it is told, of a structure of that size; the other side is empty.
+    unsafe {
+        bpf_csum_diff(
+            (&raw const *probe).cast_mut().cast(),
+            in_band::LEN as u32,
+            core::ptr::null_mut(),
+            0,
+            0,
+        )
+    }
+}
+
+/// Writes a probe over another one, of which `removed` says what it takes from the checksum with it.
+#[inline(always)]
+pub(crate) fn store(ctx: &TcContext, udp: &Datagram, probe: &InBand, removed: i64) -> Result<(), Reason> {
+    const CHECKSUM_BEFORE_PAYLOAD: usize = 2;
+    let refused = |_| Reason::RewriteFailed;
+    // SAFETY: as in `removed`.
+    let difference = unsafe {
+        bpf_csum_diff(
+            core::ptr::null_mut(),
+            0,
+            (&raw const *probe).cast_mut().cast(),
+            in_band::LEN as u32,
+            removed as u32,
+        )
+    };
+    ctx.skb.store(udp.payload, probe, 0).map_err(refused)?;
+    let checksum = udp.payload - CHECKSUM_BEFORE_PAYLOAD;
+    let zero = u64::from(BPF_F_MARK_MANGLED_0);
+    ctx.skb
+        .l4_csum_replace(checksum, 0, u64::from(difference as u32), zero)
+        .map_err(refused)
+}
