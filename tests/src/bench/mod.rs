@@ -13,6 +13,7 @@
 //! | | `rate_small`, `rate_full_size` | packets/s |
 //! | | `undisturbed_max_small`, `undisturbed_lost_small`, the same of `…_full_size` | ms, packets |
 //! | [`probing`] | `paths_2_every_10ms_daemon`, `…_user`, `…_system`, `…_machine`, the same of `paths_1000_every_50ms` | % of a core |
+//! | | `paths_2_every_10ms_up`, `paths_1000_every_50ms_up` | count |
 //! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, `steer_client_v4`, …; `steer_translated`, … | ns |
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
 //! | [`clients`] | `rate_1`, `rate_100`, `rate_10000`, `rate_60000` | packets/s |

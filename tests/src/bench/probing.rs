@@ -1,29 +1,30 @@
 //! What probing costs: processor time of the daemon, from `/proc/PID/stat`, over many seconds in which it does nothing but probe, without traffic in the tunnel.
-//! All probes are answered, by the hub's kernel, also those of the [`Crowd`].
+//! The hub's kernel answers all probes, also those of the [`Crowd`]; `…_up` is how many paths were up at the end.
 //!
 //! `…_user` and `…_system` are the daemon's, in hundredths of one core. The programs, and the kernel's work on packets that is done for nobody's account (softirqs, the
 //! routers, the hub's answers), are not the daemon's: `…_machine` is what all cores together were busier than without the daemon, on the same
-//! scale, all of it included; whatever else the machine does is in it too.
+//! scale, all of it included. Whatever else the machine does is in it too, so that it says something of an idle machine alone.
 
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::{Bound, Figure, Scale, Unit};
 use crate::clock::now_ns;
 use crate::crowd::{self, Crowd};
-use crate::daemon::{Daemon, Settings};
+use crate::daemon::{Daemon, Settings, binary};
 use crate::poll;
-use crate::topology::{Family, Lab};
+use crate::topology::{Family, Lab, Uplink};
 use crate::traffic::bulk::{TICK, busy};
 
 /// Its name.
 pub const NAME: &str = "probing";
 
-/// Probes and their answers flow steadily after this.
-const WARM_UP: Duration = Duration::from_secs(3);
+/// How long it may take until all paths are up.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// So many paths probed so often, and what they may cost.
 struct Case {
@@ -68,12 +69,14 @@ pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> 
     Ok(figures)
 }
 
-/// Hundredths of one core.
+/// In hundredths of one core.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Cost {
     user: f64,
     system: f64,
     machine: f64,
+    /// Paths at the end.
+    up: usize,
 }
 
 impl Case {
@@ -86,18 +89,16 @@ impl Case {
             ..Settings::default()
         };
         let daemon = Daemon::start(lab, &settings)?;
-        let measured = (|| {
-            poll::observe_for(WARM_UP)?;
-            let logged = daemon.log().since(0).len();
+        let measured = (|| -> Result<Cost> {
+            poll::wait_until("all paths to be up", PATIENCE, || Ok(paths_up(lab)? == self.paths()))?;
             let before = Spent::of(daemon.pid())?;
             let (busy, spent) = busier(time, || Spent::of(daemon.pid()))?;
-            let verdicts = daemon.log().since(logged);
-            ensure!(verdicts.is_empty(), "paths changed meanwhile: {verdicts:?}");
             let share = |part: Duration| 100.0 * part.as_secs_f64() / time.as_secs_f64();
             Ok(Cost {
                 user: share(spent.user - before.user),
                 system: share(spent.system - before.system),
                 machine: 100.0 * (busy - idle),
+                up: paths_up(lab)?,
             })
         })();
         let cost = measured.with_context(|| daemon.log().text())?;
@@ -106,7 +107,12 @@ impl Case {
         Ok(cost)
     }
 
-    fn figures(&self, cost: Cost) -> [Figure; 4] {
+    /// Of the hub and of each of the crowd, by both uplinks.
+    fn paths(&self) -> usize {
+        Uplink::ALL.len() * (1 + self.crowd.0 as usize)
+    }
+
+    fn figures(&self, cost: Cost) -> [Figure; 5] {
         let figure =
             |part: &str, value| Figure::new(NAME, format!("{}_{part}", self.name), value, Unit::PercentOfCore, 1);
         [
@@ -114,8 +120,25 @@ impl Case {
             figure("user", cost.user),
             figure("system", cost.system),
             figure("machine", cost.machine),
+            Figure::new(NAME, format!("{}_up", self.name), cost.up as f64, Unit::Count, 1)
+                .bounded(Bound::AtLeast(self.paths() as f64)),
         ]
     }
+}
+
+/// How many paths are up, by `wgxdp status`.
+fn paths_up(lab: &Lab) -> Result<usize> {
+    let binary = binary()?;
+    let binary = binary.to_str().context("the path of wgxdp is not UTF-8")?;
+    let status: Value = serde_json::from_str(&lab.branch.run(binary, &["status", "--json"])?)?;
+    let below = |values: &[Value], key: &str| -> Vec<Value> {
+        let lists = values.iter().filter_map(|value| value.get(key)?.as_array());
+        lists.flatten().cloned().collect()
+    };
+    let paths = ["tunnels", "peers", "paths"]
+        .iter()
+        .fold(vec![status], |values, key| below(&values, key));
+    Ok(paths.iter().filter(|path| path["state"] == "up").count())
 }
 
 /// How many cores were busy in the mean over `time`, and what there is to say at its end.
@@ -176,6 +199,7 @@ mod tests {
             user: 1.5,
             system: 1.0,
             machine: 4.0,
+            up: 2,
         };
         let [daemon, ..] = CASES[0].figures(cost);
         assert_eq!((daemon.value, daemon.is_met()), (2.5, Some(false)));
