@@ -25,7 +25,8 @@
 //! | [`bench`] | the benchmarks |
 //! | [`poll`], [`clock`], `cores` | waiting on states, the one clock, and who runs on which core |
 //!
-//! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else.
+//! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else, but that one
+//! benchmark compares with what uses `ping` and with FRR, if they are there.
 
 pub mod access;
 pub mod audit;
