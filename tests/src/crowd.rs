@@ -1,14 +1,18 @@
-//! Peers that nobody plays: in WireGuard and in wgxdp's configuration, at endpoints (198.18.0.0/15, RFC 2544) to which there is no way.
+//! Peers that nobody plays: in WireGuard and in wgxdp's configuration, at endpoints (198.18.0.0/15, RFC 2544) to which there is no way unless the hub [`answer`]s for them.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
+use std::time::Duration;
 
 use anyhow::Result;
 use wgxdp::config::PublicKey;
 
+use crate::topology::{Lab, TO_HUB, Uplink};
 use crate::wireguard::{INTERFACE, LISTEN_PORT, WireGuard};
 
+/// Where their addresses are.
+const RANGE: &str = "198.18.0.0/15";
 /// The first of their addresses.
 const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
@@ -19,12 +23,18 @@ pub struct Crowd(pub u32);
 impl Crowd {
     /// How they stand in wgxdp's configuration, behind the tunnel's other peers: probed once a minute each.
     pub fn toml(self) -> String {
+        self.toml_probed(Duration::from_secs(60))
+    }
+
+    /// The same, each probed so often.
+    pub fn toml_probed(self, interval: Duration) -> String {
+        let interval = interval.as_millis();
         let mut text = String::new();
         for number in 0..self.0 {
             // Writing to a string does not fail.
             let _ = write!(
                 text,
-                "\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"client-{number}\"\nendpoints = [\"{}\"]\nprobe = {{ kind = \"icmp\", interval = \"60s\" }}\n",
+                "\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"client-{number}\"\nendpoints = [\"{}\"]\nprobe = {{ kind = \"icmp\", interval = \"{interval}ms\" }}\n",
                 key(number),
                 endpoint(number)
             );
@@ -64,6 +74,19 @@ impl Crowd {
         args.extend(keys.iter().flat_map(|key| ["peer", key, "remove"]));
         wireguard.host().run("wg", &args).map(drop)
     }
+}
+
+/// From now on the hub's kernel answers for all of them, whichever uplink they are asked by.
+///
+/// # Errors
+/// `ip` failed.
+pub(crate) fn answer(lab: &Lab) -> Result<()> {
+    lab.hub.ip([format!("route add local {RANGE} dev lo")])?;
+    for uplink in Uplink::ALL {
+        let router = lab.isp(uplink).access.router();
+        router.ip([format!("route add {RANGE} via {}.2 dev {TO_HUB}", uplink.transit().0)])?;
+    }
+    Ok(())
 }
 
 fn endpoint(number: u32) -> SocketAddr {

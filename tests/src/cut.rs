@@ -6,6 +6,11 @@ use crate::clock::now_ns;
 use crate::impair::Loss;
 use crate::topology::{Lab, TO_BRANCH, TO_HUB, Uplink};
 
+/// What [`Cut::Lossy`] loses, in thousandths.
+const FIFTH: u16 = 200;
+/// Bytes of the largest IP packet that passes [`Cut::MtuBlackhole`].
+const NARROW: u16 = 1300;
+
 /// A way in which an uplink dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cut {
@@ -15,6 +20,10 @@ pub enum Cut {
     BlackholeUp,
     /// Beyond the provider's router nothing passes towards the branch.
     BlackholeDown,
+    /// Beyond the provider's router a fifth of all packets is lost, each way. The tunnel limps.
+    Lossy,
+    /// Beyond the provider's router only packets pass that are much smaller than a full one, and nobody says so.
+    MtuBlackhole,
     /// The far end of the branch's link goes down: the cable is pulled, or the modem hangs up.
     CarrierLoss,
     /// Someone sets the branch's interface down: the kernel removes its routes and its IPv6 addresses.
@@ -27,10 +36,12 @@ pub enum Cut {
 
 impl Cut {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Blackhole,
         Self::BlackholeUp,
         Self::BlackholeDown,
+        Self::Lossy,
+        Self::MtuBlackhole,
         Self::CarrierLoss,
         Self::AdminDown,
         Self::Delete,
@@ -43,6 +54,8 @@ impl Cut {
             Self::Blackhole => "blackhole",
             Self::BlackholeUp => "blackhole_up",
             Self::BlackholeDown => "blackhole_down",
+            Self::Lossy => "lossy",
+            Self::MtuBlackhole => "mtu_blackhole",
             Self::CarrierLoss => "carrier_loss",
             Self::AdminDown => "admin_down",
             Self::Delete => "delete",
@@ -53,7 +66,12 @@ impl Cut {
     /// Whether packets are dropped by the router's impairment, and the branch's kernel notices nothing.
     pub fn is_impairment(self) -> bool {
         match self {
-            Self::Blackhole | Self::BlackholeUp | Self::BlackholeDown | Self::GatewaySilent => true,
+            Self::Blackhole
+            | Self::BlackholeUp
+            | Self::BlackholeDown
+            | Self::Lossy
+            | Self::MtuBlackhole
+            | Self::GatewaySilent => true,
             Self::CarrierLoss | Self::AdminDown | Self::Delete => false,
         }
     }
@@ -64,6 +82,8 @@ impl Cut {
             Self::Blackhole => "black hole beyond the ISP",
             Self::BlackholeUp => "black hole towards the hub",
             Self::BlackholeDown => "black hole towards the branch",
+            Self::Lossy => "a fifth lost beyond the ISP",
+            Self::MtuBlackhole => "large packets lost beyond the ISP",
             Self::CarrierLoss => "cable pulled",
             Self::AdminDown => "interface set down",
             Self::Delete => "interface deleted",
@@ -95,6 +115,8 @@ impl Lab {
             Cut::Blackhole => self.lose(uplink, TO_HUB, Loss::ALL)?,
             Cut::BlackholeUp => self.lose(uplink, TO_HUB, Loss::ALL_EGRESS)?,
             Cut::BlackholeDown => self.lose(uplink, TO_HUB, Loss::ALL_INGRESS)?,
+            Cut::Lossy => self.loss(uplink, FIFTH)?,
+            Cut::MtuBlackhole => self.isp_mut(uplink).impair.narrow(TO_HUB, Some(NARROW))?,
             Cut::GatewaySilent => self.lose(uplink, TO_BRANCH, Loss::ALL)?,
             Cut::CarrierLoss => {
                 let at_ns = now_ns();
@@ -123,7 +145,10 @@ impl Lab {
     pub fn heal(&mut self, severed: Severed) -> Result<u64> {
         let Severed { cut, uplink, .. } = severed;
         match cut {
-            Cut::Blackhole | Cut::BlackholeUp | Cut::BlackholeDown => return self.lose(uplink, TO_HUB, Loss::NONE),
+            Cut::Blackhole | Cut::BlackholeUp | Cut::BlackholeDown | Cut::Lossy => {
+                return self.lose(uplink, TO_HUB, Loss::NONE);
+            }
+            Cut::MtuBlackhole => return self.isp_mut(uplink).impair.narrow(TO_HUB, None),
             Cut::GatewaySilent => return self.lose(uplink, TO_BRANCH, Loss::NONE),
             Cut::CarrierLoss => self.isp(uplink).access.plug()?,
             Cut::AdminDown => self.isp(uplink).access.configure_customer()?,

@@ -202,6 +202,14 @@ impl Daemon {
             .with_context(|| self.log.text())
     }
 
+    /// Sends `signal` and waits for nothing.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Sends `signal` and waits for the end.
     ///
     /// # Errors

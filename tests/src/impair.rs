@@ -100,16 +100,16 @@ impl Impair {
     /// # Errors
     /// There is no such device.
     pub fn set(&mut self, device: &str, loss: Loss) -> Result<u64> {
-        let ifindex = self.ifindex(device)?;
-        let map = self
-            .programs
-            .map_mut("LOSS")
-            .context("the laboratory's programs have no map LOSS")?;
-        let mut map = Array::<_, u32>::try_from(map)?;
-        let at_ns = now_ns();
-        map.set(ifindex, loss.word(), 0)
-            .with_context(|| format!("impairing {device}"))?;
-        Ok(at_ns)
+        self.write("LOSS", device, loss.word())
+    }
+
+    /// From now on `device`, which is Ethernet's, drops what is larger than an IP packet of `largest` bytes, both ways; without it, nothing for its size. Says
+    /// when, as [`Self::set`].
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn narrow(&mut self, device: &str, largest: Option<u16>) -> Result<u64> {
+        self.write("LARGEST", device, largest.map_or(0, u32::from))
     }
 
     /// Packets dropped so far at `device`: egress, ingress.
@@ -125,6 +125,19 @@ impl Impair {
         let dropped = PerCpuArray::<_, u64>::try_from(map)?;
         let total = |slot: u32| -> Result<u64> { Ok(dropped.get(&slot, 0)?.iter().sum()) };
         Ok((total(2 * ifindex)?, total(2 * ifindex + 1)?))
+    }
+
+    /// Writes the word of `device` in a map, and says when.
+    fn write(&mut self, map: &str, device: &str, word: u32) -> Result<u64> {
+        let ifindex = self.ifindex(device)?;
+        let found = self.programs.map_mut(map);
+        let found = found.with_context(|| format!("the laboratory's programs have no map {map}"))?;
+        let mut words = Array::<_, u32>::try_from(found)?;
+        let at_ns = now_ns();
+        words
+            .set(ifindex, word, 0)
+            .with_context(|| format!("impairing {device}"))?;
+        Ok(at_ns)
     }
 
     fn ifindex(&self, device: &str) -> Result<u32> {

@@ -10,7 +10,7 @@
 //! | [`concentrator`] | the other topology: a hub with two uplinks, and clients that it learns |
 //! | `nat` | a client's router with address translation |
 //! | [`wireguard`] | WireGuard at both ends |
-//! | [`impair`] | loss and black holes, by a TC program |
+//! | [`impair`] | loss, black holes and narrow paths, by a TC program |
 //! | [`cut`] | the ways in which an uplink dies |
 //! | [`crowd`] | peers that nobody plays |
 //! | [`traffic`] | what an application in the tunnel sends, and what became of it |
@@ -25,7 +25,8 @@
 //! | [`bench`] | the benchmarks |
 //! | [`poll`], [`clock`], `cores` | waiting on states, the one clock, and who runs on which core |
 //!
-//! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else.
+//! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else, but that one
+//! benchmark compares with what uses `ping` and with FRR, if they are there.
 
 pub mod access;
 pub mod audit;

@@ -1,7 +1,7 @@
 //! `build`, `run` and `bench`: build, then become what was built.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
@@ -12,6 +12,10 @@ use crate::{BenchArgs, BuildArgs, RunArgs, cargo, vm};
 
 /// The daemon and the laboratory, always built together, so that neither is built twice with other features.
 const PROGRAMS: [&str; 5] = ["--package", "wgxdp", "--package", "wgxdp-tests", "--bins"];
+
+/// The benchmark that compares with FRR, and the variable that tells it where that is.
+const COMPARISON: &str = "failover";
+const FRR_VARIABLE: &str = "WGXDP_FRR";
 
 /// `cargo xtask build`.
 pub(crate) fn build(args: &BuildArgs) -> Result<()> {
@@ -39,11 +43,12 @@ pub(crate) fn run(args: RunArgs) -> Result<()> {
     }
     words.extend(args.ipv6.then(|| "--ipv6".into()));
     words.extend(args.json.then(|| "--json".into()));
-    laboratory(&[], &words)
+    laboratory(&[], &[], &words)
 }
 
 /// `cargo xtask bench`.
 pub(crate) fn bench(args: BenchArgs) -> Result<()> {
+    let compares = args.name.as_deref().is_none_or(|name| name == COMPARISON);
     let mut words = vec!["bench".to_owned()];
     words.extend(args.name);
     words.extend(args.quick.then(|| "--quick".into()));
@@ -53,7 +58,18 @@ pub(crate) fn bench(args: BenchArgs) -> Result<()> {
     }
     setup::run(Need::Laboratory)?;
     let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
-    laboratory(&["--release"], &words)
+    let frr = if compares { frr() } else { None };
+    let frr = frr.as_deref().map(|root| (FRR_VARIABLE, root.as_os_str()));
+    laboratory(&["--release"], frr.as_slice(), &words)
+}
+
+/// FRR's root. Without FRR the benchmark measures all else, and says what is missing.
+fn frr() -> Option<PathBuf> {
+    let found = setup::frr_root();
+    if let Err(error) = &found {
+        eprintln!("setup: no FRR to compare with: {error:#}");
+    }
+    found.ok()
 }
 
 /// The laboratory in QEMU, with one kernel or with all.
@@ -88,12 +104,12 @@ fn with_kernel(series: vm::Series, line: &str) -> Option<Value> {
     Some(figure.into())
 }
 
-fn laboratory(profile: &[&str], words: &[OsString]) -> Result<()> {
+fn laboratory(profile: &[&str], variables: &[(&str, &OsStr)], words: &[OsString]) -> Result<()> {
     let built = cargo::build(PROGRAMS.iter().chain(profile).copied())?;
     let wgxdp = cargo::binary(&built, "wgxdp")?;
     become_root(
         cargo::binary(&built, "lab")?,
-        &[("WGXDP_BIN", wgxdp.as_os_str())],
+        &[variables, &[("WGXDP_BIN", wgxdp.as_os_str())]].concat(),
         words,
     )
 }

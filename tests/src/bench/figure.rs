@@ -17,6 +17,8 @@ pub enum Unit {
     PacketsPerSecond,
     /// Events.
     Count,
+    /// Hundredths of what one core can do.
+    PercentOfCore,
     /// One value by another.
     Ratio,
 }
@@ -31,6 +33,7 @@ impl Unit {
             Self::Packets => "packets",
             Self::PacketsPerSecond => "packets/s",
             Self::Count => "count",
+            Self::PercentOfCore => "% of a core",
             Self::Ratio => "ratio",
         }
     }

@@ -146,7 +146,7 @@ pub(super) fn cut_and_heal(
     cut: Cut,
     number: u32,
 ) -> Result<(trial::Measured, trial::Returned)> {
-    await_phase((f64::from(number) * GOLDEN).fract())?;
+    await_phase(number, PROBE_INTERVAL)?;
     let (severed, measured) = trial::cut(lab, traffic, cut, Uplink::A, PATIENCE)?;
     Ok((measured, trial::heal(lab, traffic, severed, RETURN_BOUND)?))
 }
@@ -158,10 +158,10 @@ fn undisturbed(traffic: &Traffic) -> Result<Duration> {
     Ok(traffic.observe_since(from_ns)?.both().gap)
 }
 
-/// Waits for the next moment that is this fraction of the probes' interval after a multiple of it.
-fn await_phase(fraction: f64) -> Result<()> {
-    let interval = PROBE_INTERVAL.as_nanos() as u64;
-    let phase = (fraction * interval as f64) as u64;
+/// Waits for the next moment that is, after a multiple of the interval, the part of it that the cut of this number is to come at.
+pub(super) fn await_phase(number: u32, interval: Duration) -> Result<()> {
+    let interval = interval.as_nanos() as u64;
+    let phase = ((f64::from(number) * GOLDEN).fract() * interval as f64) as u64;
     sleep_until((now_ns() / interval + 1) * interval + phase).context("interrupted")
 }
 

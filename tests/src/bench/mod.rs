@@ -6,6 +6,14 @@
 //! | | `blackhole_lost_max`, `carrier_loss_lost_max`, `return_lost` | packets |
 //! | [`gap_scale`] | `blackhole_p50_one`, `blackhole_p99_one`, `blackhole_middle_one`, the same of `…_many`, and of `carrier_loss` | ms |
 //! | | `blackhole_ratio`, `carrier_loss_ratio` | ratio |
+//! | [`failover`] | for each row: `fast_blackhole_p50`, `…_p99`, `…_max`, `…_lost_worth_max` | ms |
+//! | | `…_lost_p50`, `…_lost_max` | packets |
+//! | | `…_lost_to_gap_max`, `fast_stopped_p99_to_fast_blackhole` | ratio |
+//! | | `…_endless`, `…_missing` | count |
+//! | | `rate_small`, `rate_full_size` | packets/s |
+//! | | `undisturbed_max_small`, `undisturbed_lost_small`, the same of `…_full_size` | ms, packets |
+//! | [`probing`] | `paths_2_every_10ms_daemon`, `…_user`, `…_system`, `…_machine`, the same of `paths_1000_every_50ms` | % of a core |
+//! | | `paths_2_every_10ms_up`, `paths_1000_every_50ms_up` | count |
 //! | [`programs`] | `empty`, and of IPv4 and IPv6 each `floor_v4`, `steer_v4`, `restore_v4`, `foreign_v4`, `steer_client_v4`, …; `steer_translated`, … | ns |
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
 //! | [`clients`] | `rate_1`, `rate_100`, `rate_10000`, `rate_60000` | packets/s |
@@ -18,9 +26,11 @@
 //! anything, is its [`Bound`]; a benchmark reports, it does not fail.
 
 pub mod clients;
+pub mod failover;
 pub mod gap;
 pub mod gap_scale;
 pub mod machine;
+pub mod probing;
 pub mod programs;
 pub mod throughput;
 
@@ -35,7 +45,7 @@ pub use figure::{Bound, Figure, Unit};
 pub enum Scale {
     /// For figures to be quoted.
     Full,
-    /// Under a minute for each benchmark.
+    /// Under a minute for each benchmark, but for those of many rows.
     Quick,
 }
 
@@ -44,10 +54,14 @@ pub enum Scale {
 pub enum Benchmark {
     /// See [`clients`].
     Clients,
+    /// See [`failover`].
+    Failover,
     /// See [`gap`].
     Gap,
     /// See [`gap_scale`].
     GapScale,
+    /// See [`probing`].
+    Probing,
     /// See [`programs`].
     Programs,
     /// See [`throughput`].
@@ -56,11 +70,13 @@ pub enum Benchmark {
 
 impl Benchmark {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Programs,
         Self::Clients,
+        Self::Probing,
         Self::Gap,
         Self::GapScale,
+        Self::Failover,
         Self::Throughput,
     ];
 
@@ -68,8 +84,10 @@ impl Benchmark {
     pub fn name(self) -> &'static str {
         match self {
             Self::Clients => clients::NAME,
+            Self::Failover => failover::NAME,
             Self::Gap => gap::NAME,
             Self::GapScale => gap_scale::NAME,
+            Self::Probing => probing::NAME,
             Self::Programs => programs::NAME,
             Self::Throughput => throughput::NAME,
         }
@@ -79,8 +97,12 @@ impl Benchmark {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Clients => "packets a second to learned clients, by how many of them there are",
+            Self::Failover => {
+                "what cuts of all kinds do at 10,000 packets a second: wgxdp's profiles, plain WireGuard, a watchdog, FRR"
+            }
             Self::Gap => "how long a cut silences the tunnel, UDP at 1 kHz, probes every 20 ms",
             Self::GapScale => "how much longer a cut silences the tunnel with ten thousand peers than with one",
+            Self::Probing => "what probing costs the daemon and the machine",
             Self::Programs => "what a packet costs in the programs, by BPF_PROG_TEST_RUN",
             Self::Throughput => "TCP and UDP through the tunnel, both ways, with wgxdp and without, in turns",
         }
@@ -93,8 +115,10 @@ impl Benchmark {
     pub fn run(self, scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
         match self {
             Self::Clients => clients::run(scale, progress),
+            Self::Failover => failover::run(scale, progress),
             Self::Gap => gap::run(scale, progress),
             Self::GapScale => gap_scale::run(scale, progress),
+            Self::Probing => probing::run(scale, progress),
             Self::Programs => programs::run(scale),
             Self::Throughput => throughput::run(scale, progress),
         }

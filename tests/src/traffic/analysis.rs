@@ -50,6 +50,8 @@ pub struct Report {
     pub duplicated: u64,
     /// The longest silence.
     pub gap: Duration,
+    /// When the last of the lost was sent; 0 if none was lost.
+    pub last_lost_ns: u64,
     /// The silence at the end had not ended.
     pub silent: bool,
 }
@@ -63,6 +65,7 @@ impl Report {
             reordered: self.reordered + other.reordered,
             duplicated: self.duplicated + other.duplicated,
             gap: self.gap.max(other.gap),
+            last_lost_ns: self.last_lost_ns.max(other.last_lost_ns),
             silent: self.silent || other.silent,
         }
     }
@@ -105,6 +108,9 @@ pub fn analyse(sent: &[u64], arrivals: &[Arrival], window: Window) -> Report {
         report.gap = report.gap.max(gap);
         report.silent = true;
     }
+    let is_lost = |seq: &usize| seen.get(*seq) == Some(&false);
+    let last_lost = covered.rev().find(is_lost).and_then(|seq| sent.get(seq));
+    report.last_lost_ns = last_lost.copied().unwrap_or(0);
     report
 }
 
@@ -198,6 +204,7 @@ mod tests {
         let arrivals = arriving(&sent, (0..40).chain(60..100), MS / 4);
         let report = analyse(&sent, &arrivals, window(10, 90, 100));
         assert_eq!((report.sent, report.lost, report.silent), (80, 20, false));
+        assert_eq!(report.last_lost_ns, 59 * MS);
         assert_eq!(report.gap, Duration::from_micros(20_250));
     }
 

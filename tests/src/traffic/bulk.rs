@@ -152,21 +152,24 @@ fn observe(received: &AtomicU64, warm_up: Duration, time: Duration) -> Result<Me
     })
 }
 
+/// In what the kernel tells programs processor time (USER_HZ is 100 on all but a few old machines).
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
 /// How long all cores together have been busy since the start of the machine.
-fn busy() -> Result<Duration> {
+pub(crate) fn busy() -> Result<Duration> {
     let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
     busy_in(&text).context("/proc/stat is not as proc_stat(5) says")
 }
 
-/// The first line's times, in hundredths of a second: user, nice, system, not idle, not waiting, interrupts, soft interrupts.
+/// The first line's times, in ticks: user, nice, system, not idle, not waiting, interrupts, soft interrupts.
 fn busy_in(text: &str) -> Option<Duration> {
     let mut times = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
     let mut total = 0;
     for counts in [true, true, true, false, false, true, true] {
-        let time: u64 = times.next()?.parse().ok()?;
-        total += if counts { time } else { 0 };
+        let ticks: u64 = times.next()?.parse().ok()?;
+        total += if counts { ticks } else { 0 };
     }
-    Some(Duration::from_millis(10 * total))
+    Some(Duration::from_millis(TICK.as_millis() as u64 * total))
 }
 
 /// Sends packets while there is room in the window, until told to stop.

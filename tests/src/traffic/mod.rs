@@ -7,13 +7,14 @@ pub mod bulk;
 pub mod tcp;
 pub mod udp;
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use self::analysis::Report;
 use self::tcp::Transfer;
-use self::udp::Stream;
+use self::udp::{Load, Stream};
 use crate::clock::now_ns;
 use crate::poll;
 use crate::topology::{BRANCH_INNER, HUB_INNER, Lab};
@@ -40,13 +41,20 @@ impl Pace {
     }
 }
 
-/// The traffic of one tunnel; dropped, it stops.
+/// UDP both ways; dropped, it stops.
 #[derive(Debug)]
-pub struct Traffic {
+pub struct Duplex {
     /// Branch to hub.
     pub up: Stream,
     /// Hub to branch.
     pub down: Stream,
+}
+
+/// The traffic of one tunnel; dropped, it stops. Its UDP can be asked as if it were all.
+#[derive(Debug)]
+pub struct Traffic {
+    /// Both ways.
+    pub udp: Duplex,
     /// Branch to hub.
     pub tcp: Transfer,
 }
@@ -74,13 +82,10 @@ impl Traffic {
     /// A socket could not be opened, or nothing flows.
     pub fn start(lab: &Lab, pace: Pace) -> Result<Self> {
         let interval = pace.interval();
-        let (branch, hub) = ((&lab.branch, BRANCH_INNER), (&lab.hub, HUB_INNER));
-        let tcp = Transfer::start(&lab.branch, hub, 10 * interval)?;
-        let traffic = Self {
-            up: Stream::start(branch, hub, interval)?,
-            down: Stream::start(hub, branch, interval)?,
-            tcp,
-        };
+        let tcp = Transfer::start(&lab.branch, (&lab.hub, HUB_INNER), 10 * interval)?;
+        let payload = udp::SMALL;
+        let udp = Duplex::start(lab, Load { interval, payload })?;
+        let traffic = Self { udp, tcp };
         traffic.await_flow(Duration::from_secs(10))?;
         Ok(traffic)
     }
@@ -92,6 +97,28 @@ impl Traffic {
     pub fn await_flow(&self, bound: Duration) -> Result<()> {
         self.await_udp(now_ns(), bound)?;
         self.tcp.await_life(self.tcp.mark(), bound)
+    }
+}
+
+impl Deref for Traffic {
+    type Target = Duplex;
+
+    fn deref(&self) -> &Duplex {
+        &self.udp
+    }
+}
+
+impl Duplex {
+    /// Starts both streams, and waits for nothing.
+    ///
+    /// # Errors
+    /// A socket could not be opened.
+    pub fn start(lab: &Lab, load: Load) -> Result<Self> {
+        let (branch, hub) = ((&lab.branch, BRANCH_INNER), (&lab.hub, HUB_INNER));
+        Ok(Self {
+            up: Stream::start(branch, hub, load)?,
+            down: Stream::start(hub, branch, load)?,
+        })
     }
 
     /// Waits until UDP sent at or after `from_ns` arrives, both ways.
@@ -118,9 +145,14 @@ impl Traffic {
     pub fn observe_since(&self, from_ns: u64) -> Result<Observation> {
         let until_ns = now_ns();
         poll::observe_for(GRACE)?;
-        Ok(Observation {
+        Ok(self.report(from_ns, until_ns))
+    }
+
+    /// Reports on what was sent between the two, as far as it has arrived by now.
+    pub fn report(&self, from_ns: u64, until_ns: u64) -> Observation {
+        Observation {
             up: self.up.report(from_ns, until_ns),
             down: self.down.report(from_ns, until_ns),
-        })
+        }
     }
 }

@@ -23,13 +23,24 @@ use crate::host::Host;
 
 /// A sender that is late makes up for no more than this.
 pub const CATCH_UP: Duration = Duration::from_millis(10);
-/// Bytes of a packet's payload, about those of a voice packet; the first eight are its number.
-const PAYLOAD: usize = 200;
+/// Bytes of a small packet's payload, about those of a voice packet.
+pub const SMALL: usize = 200;
+/// Bytes of a payload that makes the largest packet of a tunnel with an MTU of 1420, over IPv4.
+pub const FULL: usize = 1420 - 28;
 /// How long a receiver waits before it looks whether to stop.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(50);
 /// Bytes of the receiver's buffer. The kernel's default holds some 200 packets, which a receiver that a busy machine lets wait for
 /// 200 ms overflows: a loss that is not the tunnel's.
 const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// What a stream sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Time from packet to packet.
+    pub interval: Duration,
+    /// Bytes of a packet's payload; the first eight are its number.
+    pub payload: usize,
+}
 
 /// A running stream; dropped, it stops.
 #[derive(Debug)]
@@ -46,11 +57,11 @@ struct Shared {
 }
 
 impl Stream {
-    /// Starts a stream between two hosts, each given with its address in the tunnel, of one packet each `interval`.
+    /// Starts a stream between two hosts, each given with its address in the tunnel.
     ///
     /// # Errors
     /// A socket could not be opened.
-    pub fn start(from: (&Host, Ipv4Addr), to: (&Host, Ipv4Addr), interval: Duration) -> Result<Self> {
+    pub fn start(from: (&Host, Ipv4Addr), to: (&Host, Ipv4Addr), load: Load) -> Result<Self> {
         let receiver =
             to.0.enter(|| UdpSocket::bind((to.1, 0)))
                 .context("the receiver's socket in the tunnel")?;
@@ -66,11 +77,11 @@ impl Stream {
         let shared = Arc::new(Shared::default());
         let receiving = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || receive(&receiver, &shared)
+            move || receive(&receiver, &shared, load.payload)
         });
         let sending = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || send(&sender, &shared, interval)
+            move || send(&sender, &shared, load)
         });
         Ok(Self {
             shared,
@@ -147,10 +158,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn send(socket: &UdpSocket, shared: &Shared, interval: Duration) {
-    let [interval, catch_up] = [interval, CATCH_UP].map(|time| time.as_nanos() as u64);
+fn send(socket: &UdpSocket, shared: &Shared, load: Load) {
+    let [interval, catch_up] = [load.interval, CATCH_UP].map(|time| time.as_nanos() as u64);
     let mut due = now_ns();
-    let mut payload = [0x57; PAYLOAD];
+    let mut payload = vec![0x57; load.payload];
     for seq in 0_u64.. {
         if shared.stop.load(Ordering::Relaxed) {
             return;
@@ -166,13 +177,13 @@ fn send(socket: &UdpSocket, shared: &Shared, interval: Duration) {
     }
 }
 
-fn receive(socket: &UdpSocket, shared: &Shared) {
-    let mut buffer = [0; PAYLOAD + 1];
+fn receive(socket: &UdpSocket, shared: &Shared, payload: usize) {
+    let mut buffer = vec![0; payload + 1];
     while !shared.stop.load(Ordering::Relaxed) {
         // A time-out or an ICMP error; both end in another look.
         let Ok(length) = socket.recv(&mut buffer) else { continue };
         let at_ns = now_ns();
-        if length != PAYLOAD {
+        if length != payload {
             continue;
         }
         let Some(number) = buffer.first_chunk() else { continue };

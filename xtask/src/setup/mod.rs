@@ -3,6 +3,7 @@
 //! Every other command runs the part that it needs. When nothing is to do it says nothing and costs some tens of
 //! milliseconds. A step that does something says so in one line; a step that fails says why, and what to type.
 
+mod frr;
 mod packages;
 mod toolchain;
 
@@ -10,6 +11,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
+pub(crate) use self::frr::root as frr_root;
 pub(crate) use self::packages::apt_update;
 pub(crate) use self::toolchain::nightly_name;
 use crate::sh;

@@ -1,0 +1,104 @@
+//! What is measured: a row is a carrier and a cut, and one more row is one more entry here.
+
+use wgxdp::config::Profile;
+
+use super::carrier::{Carrier, Configuration};
+use crate::cut::Cut;
+
+/// A carrier, a cut, and what must come of it.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// What its figures are called.
+    pub(super) name: &'static str,
+    pub(super) carrier: Carrier,
+    pub(super) cut: Cut,
+    pub(super) bounds: Bounds,
+}
+
+/// What a row must keep to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bounds {
+    /// Of the outages' median, in milliseconds.
+    pub(super) p50: Option<f64>,
+    /// Of the outages' 99th percentile, in milliseconds.
+    pub(super) p99: Option<f64>,
+    /// Of the packets that one cut loses one way, as the milliseconds in which so many are sent.
+    pub(super) lost: Option<f64>,
+    /// Of the outages' 99th percentile by that of the row of this name.
+    pub(super) p99_to: Option<(&'static str, f64)>,
+}
+
+const FAST: Configuration = Configuration::of(Profile::Fast);
+const BALANCED: Configuration = Configuration::of(Profile::Balanced);
+
+const NONE: Bounds = Bounds {
+    p50: None,
+    p99: None,
+    lost: None,
+    p99_to: None,
+};
+const ONE_WAY: Bounds = Bounds {
+    p50: Some(45.0),
+    p99: Some(70.0),
+    ..NONE
+};
+
+/// A row.
+const fn row(name: &'static str, carrier: Carrier, cut: Cut, bounds: Bounds) -> Row {
+    Row {
+        name,
+        carrier,
+        cut,
+        bounds,
+    }
+}
+
+/// All rows, in the order in which they are measured.
+pub(super) const ROWS: &[Row] = &[
+    row(
+        "fast_blackhole",
+        Carrier::Wgxdp(FAST),
+        Cut::Blackhole,
+        Bounds {
+            p50: Some(35.0),
+            p99: Some(50.0),
+            ..NONE
+        },
+    ),
+    row(
+        "balanced_blackhole",
+        Carrier::Wgxdp(BALANCED),
+        Cut::Blackhole,
+        Bounds {
+            p50: Some(160.0),
+            p99: Some(200.0),
+            ..NONE
+        },
+    ),
+    row("fast_blackhole_up", Carrier::Wgxdp(FAST), Cut::BlackholeUp, ONE_WAY),
+    row("fast_blackhole_down", Carrier::Wgxdp(FAST), Cut::BlackholeDown, ONE_WAY),
+    row(
+        "balanced_mtu",
+        Carrier::Wgxdp(BALANCED),
+        Cut::MtuBlackhole,
+        Bounds {
+            p99: Some(1000.0),
+            ..NONE
+        },
+    ),
+    row("balanced_lossy", Carrier::Wgxdp(BALANCED), Cut::Lossy, NONE),
+    row(
+        "fast_stopped",
+        Carrier::Stopped(FAST),
+        Cut::Blackhole,
+        Bounds {
+            p99_to: Some(("fast_blackhole", 2.0)),
+            ..NONE
+        },
+    ),
+    row("plain_blackhole", Carrier::Plain, Cut::Blackhole, NONE),
+    row("watchdog_blackhole", Carrier::Watchdog, Cut::Blackhole, NONE),
+    row("frr_blackhole", Carrier::Frr, Cut::Blackhole, NONE),
+    row("frr_blackhole_up", Carrier::Frr, Cut::BlackholeUp, NONE),
+    row("frr_blackhole_down", Carrier::Frr, Cut::BlackholeDown, NONE),
+];
