@@ -33,6 +33,7 @@
 //! A peer with a path up, suspect or held has an active path.
 
 mod agenda;
+mod gilbert;
 mod loss;
 mod path;
 mod peer;
@@ -54,21 +55,26 @@ use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::PathState;
 
 use self::agenda::Agenda;
+use self::gilbert::Gilbert;
 use self::path::Path;
 use self::peer::Peer;
 use self::schedule::Schedule;
 
 pub use self::report::Names;
-pub use self::transition::{Cause, Failovers, MoveReason, Transition};
+pub use self::transition::{Cause, Failovers, MoveReason, Patience, Transition};
 
 /// Paths that are asked in the same breath when their uplink can be used again.
 const ASKED_AT_ONCE: u64 = 16;
 /// Nanoseconds between two of the others, lest thousands of probes hold up those that somebody's traffic depends on.
 const ASKED_EVERY_NS: u64 = 200_000;
+/// Seconds in a week.
+const WEEK: f64 = 7.0 * 24.0 * 3600.0;
 
 /// What is the same for all peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
+    /// How often in a week a peer's paths may be called dead that are not; each path has an equal share. Positive.
+    pub false_failovers_per_week: f64,
     /// A path that answers again must stay clean this long before its traffic returns.
     pub hold_down: Duration,
     /// The sequence number of every path's first probe.
@@ -78,6 +84,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            false_failovers_per_week: 1.0,
             hold_down: Duration::from_secs(10),
             first_sequence: 0,
         }
@@ -87,6 +94,11 @@ impl Default for Settings {
 impl Settings {
     fn hold_down_ns(&self) -> u64 {
         u64::try_from(self.hold_down.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What each of a peer's `paths` may cost in false verdicts, in a second.
+    fn share(&self, paths: usize) -> f64 {
+        self.false_failovers_per_week / WEEK / paths as f64
     }
 }
 
@@ -253,6 +265,8 @@ pub struct PathView {
     pub loss_ppm: u32,
     /// What it is judged by.
     pub thresholds: Thresholds,
+    /// How many probes it must miss to be dead, and why.
+    pub patience: Patience,
     /// Probes that the socket refused.
     pub refused: u64,
 }
@@ -303,7 +317,8 @@ impl Engine {
                 .zip(index.by_ref().take(of_peer(spec)))
                 .map(|(path, index)| {
                     let schedule = Schedule::new(now_ns, path.interval, index, count);
-                    Path::new(path, schedule, self.settings.first_sequence, now_ns, actions)
+                    let gilbert = Gilbert::new(schedule.interval(), self.settings.share(of_peer(spec)));
+                    Path::new(path, schedule, gilbert, self.settings.first_sequence, now_ns, actions)
                 });
             let mut peer = Peer::new(spec.id, paths.collect());
             for place in 0..peer.paths.len() {

@@ -6,11 +6,12 @@ use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::{self, DEAD_MIN_UNANSWERED, Flags, Liveness, SUSPECT_MIN_UNANSWERED, Standing};
 use wgxdp_common::table::PathState;
 
+use super::gilbert::Gilbert;
 use super::loss::Loss;
 use super::rtt::Rtt;
 use super::schedule::Schedule;
 use super::thresholds::Tuner;
-use super::transition::{Cause, is_held_back};
+use super::transition::{Cause, Patience, is_held_back};
 use super::{Action, PathSpec, PathView};
 
 #[derive(Clone, Debug)]
@@ -51,8 +52,15 @@ pub(super) struct Path {
 
 impl Path {
     /// A path up on credit. Says everything that the maps must hold of it.
-    pub(super) fn new(spec: &PathSpec, schedule: Schedule, sequence: u32, now_ns: u64, out: &mut Vec<Action>) -> Self {
-        let tuner = Tuner::new(schedule.interval_ns());
+    pub(super) fn new(
+        spec: &PathSpec,
+        schedule: Schedule,
+        gilbert: Gilbert,
+        sequence: u32,
+        now_ns: u64,
+        out: &mut Vec<Action>,
+    ) -> Self {
+        let tuner = Tuner::new(schedule.interval_ns(), gilbert.needed());
         let told = (PathState::Up, 0);
         out.push(Action::SetThresholds {
             path: spec.id,
@@ -84,7 +92,7 @@ impl Path {
             sequence,
             refused: 0,
             rtt: Rtt::default(),
-            loss: Loss::default(),
+            loss: Loss::new(gilbert),
             tuner,
             schedule,
             extra_ns: None,
@@ -100,7 +108,19 @@ impl Path {
             rtt: self.rtt.smoothed(),
             loss_ppm: self.loss.ppm(),
             thresholds: self.tuner.thresholds(),
+            patience: self.patience(),
             refused: self.refused,
+        }
+    }
+
+    /// What it takes to be dead, and why.
+    pub(super) fn patience(&self) -> Patience {
+        let gilbert = self.loss.gilbert();
+        let (loss, burst) = gilbert.seen();
+        Patience {
+            probes: gilbert.needed(),
+            loss_ppm: (loss * 1e6) as u32,
+            burst_permille: (burst * 1e3) as u32,
         }
     }
 
@@ -176,6 +196,9 @@ impl Path {
         self.uplink_flags = flags;
         self.answer_after_ns = now_ns;
         self.extra_ns = None;
+        if !self.is_usable() {
+            self.loss.interrupt();
+        }
         self.against()
     }
 
@@ -190,6 +213,11 @@ impl Path {
             flags: self.kernel_flags(self.state),
         });
         Some(self.set_uplink_flags(self.uplink_flags, now_ns))
+    }
+
+    /// Clean for the whole hold-down, but in doubt at its end: looks again in an interval.
+    pub(super) fn put_off_return(&mut self, hold_down_ns: u64, now_ns: u64) {
+        self.clean_since_ns = (now_ns + self.schedule.interval_ns()).saturating_sub(hold_down_ns);
     }
 
     /// Wants a probe out of turn to leave then.
@@ -296,7 +324,7 @@ impl Path {
     }
 
     fn retune(&mut self, now_ns: u64, out: &mut Vec<Action>) {
-        if let Some(thresholds) = self.tuner.retune(now_ns, &self.rtt) {
+        if let Some(thresholds) = self.tuner.retune(now_ns, self.loss.gilbert().needed(), &self.rtt) {
             out.push(Action::SetThresholds {
                 path: self.id,
                 thresholds,

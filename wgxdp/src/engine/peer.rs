@@ -157,22 +157,28 @@ impl Peer {
             Liveness::Suspect => self.step(place, Event::Silent, Cause::Silence(silence), now_ns, out),
             Liveness::Live => self.judge_answer(place, settings, now_ns, out),
         }
-        let path = &mut self.paths[place];
-        if path.state == PathState::Held {
-            if path.is_silent_for_dead_after(now_ns) {
-                // Not asked often enough to be dead: what was not seen to be clean does not count. A lost probe or two are not unclean, or a path
-                // that loses one in a hundred would never get its traffic back.
-                path.clean_since_ns = now_ns;
-            } else if now_ns.saturating_sub(path.clean_since_ns) >= settings.hold_down_ns() {
-                self.step(
-                    place,
-                    Event::Clean,
-                    Cause::HoldDownOver(settings.hold_down),
-                    now_ns,
-                    out,
-                );
-            }
+        if self.paths[place].state == PathState::Held {
+            self.judge_probation(place, settings, now_ns, out);
         }
+    }
+
+    /// Has a held path been clean for long enough?
+    fn judge_probation(&mut self, place: usize, settings: &Settings, now_ns: u64, out: &mut Vec<Action>) {
+        let path = &mut self.paths[place];
+        if path.is_silent_for_dead_after(now_ns) {
+            // Not asked often enough to be dead: what was not seen to be clean does not count. A lost probe or two are not unclean, or a path
+            // that loses one in a hundred would never get its traffic back.
+            path.clean_since_ns = now_ns;
+        }
+        if now_ns.saturating_sub(path.clean_since_ns) < settings.hold_down_ns() {
+            return;
+        }
+        if path.assess(now_ns) == Liveness::Suspect {
+            // Traffic does not return to a path in doubt: the next probe tells.
+            return path.put_off_return(settings.hold_down_ns(), now_ns);
+        }
+        let cause = Cause::HoldDownOver(settings.hold_down);
+        self.step(place, Event::Clean, cause, now_ns, out);
     }
 
     /// Whether the last known proof is an answer that changes something.
@@ -245,12 +251,14 @@ impl Peer {
         }
         for (index, Change { path, from, to, cause }) in self.changes.drain(..).enumerate() {
             let moved = mover == Some(index);
+            let told = self.paths.iter().find(|p| p.id == path);
             out.push(Action::Report(Transition {
                 peer: self.id,
                 path,
                 from,
                 to,
                 cause,
+                patience: told.map(Path::patience).unwrap_or_default(),
                 now_on: self.active,
                 moved,
             }));

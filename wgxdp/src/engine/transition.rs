@@ -10,10 +10,11 @@
 //!
 //! A path is *needed* when no other path of its peer is up or suspect: a path on probation is better than none, so a peer's only path is never held.
 
+use std::fmt;
 use std::time::Duration;
 
 use wgxdp_common::id::{PathId, PeerId};
-use wgxdp_common::liveness::Flags;
+use wgxdp_common::liveness::{DEAD_MIN_UNANSWERED, Flags};
 use wgxdp_common::table::PathState;
 
 /// What can happen to a path.
@@ -179,6 +180,48 @@ impl Failovers {
     }
 }
 
+/// How many probes in a row a path must miss to be dead, and what it did to deserve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// At least three.
+    pub probes: u64,
+    /// The loss that its judge reckons with, in parts per million.
+    pub loss_ppm: u32,
+    /// The mean length of a run of losses, in thousandths of a probe.
+    pub burst_permille: u32,
+}
+
+impl Patience {
+    /// Of a path that loses nothing worth speaking of.
+    const LEAST: u64 = DEAD_MIN_UNANSWERED;
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            probes: Self::LEAST,
+            loss_ppm: 0,
+            burst_permille: 1000,
+        }
+    }
+}
+
+/// `needs 12 probes: loss 20 %, bursts of 1.3`; nothing for a path that is judged by three like any.
+impl fmt::Display for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.probes == Self::LEAST {
+            return Ok(());
+        }
+        let (loss, burst) = (f64::from(self.loss_ppm) / 1e4, f64::from(self.burst_permille) / 1e3);
+        let decimals = usize::from(loss < 10.0);
+        write!(
+            f,
+            "needs {} probes: loss {loss:.decimals$} %, bursts of {burst:.1}",
+            self.probes
+        )
+    }
+}
+
 /// One path's change of state, and what it means for its peer's traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
@@ -192,6 +235,8 @@ pub struct Transition {
     pub to: PathState,
     /// Why.
     pub cause: Cause,
+    /// What it took, or would take, to be dead.
+    pub patience: Patience,
     /// Who carries the peer's traffic from now on; `None`: no path is left, all are tried.
     pub now_on: Option<PathId>,
     /// Whether it was this change that put the traffic there.

@@ -26,6 +26,7 @@ pub(super) fn settings() -> Settings {
     Settings {
         hold_down: Duration::from_nanos(HOLD_DOWN),
         first_sequence: u32::MAX - 5,
+        ..Settings::default()
     }
 }
 
