@@ -366,10 +366,13 @@ fn detection(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Detection {
     let budget = budget.and_then(|value| value.number("a number from 0.001 to 1000", fits, report));
     let hold_down = table.get("hold-down", report);
     let hold_down = hold_down.and_then(|value| value.duration(HOLD_DOWNS, "from \"0s\" to \"24h\"", report));
+    let max_hold_down = table.get("max-hold-down", report);
+    let max_hold_down = max_hold_down.and_then(|value| value.duration(HOLD_DOWNS, "from \"0s\" to \"24h\"", report));
     table.close(report);
     Detection {
         false_failovers_per_week: budget.unwrap_or(default.false_failovers_per_week),
         hold_down: hold_down.unwrap_or(default.hold_down),
+        max_hold_down: max_hold_down.unwrap_or(default.max_hold_down),
     }
 }
 

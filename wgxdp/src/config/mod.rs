@@ -30,8 +30,9 @@
 //!                                   # used where it is of the endpoint's family; everywhere if no endpoint is of its family
 //!
 //! [detection]
-//! false-failovers-per-week = 1.0
+//! false-failovers-per-week = 1.0     # how often a peer's lossy path may be taken for a dead one: the smaller, the longer it is given
 //! hold-down = "10s"                 # a recovered path must stay clean this long before traffic returns
+//! max-hold-down = "10m"             # that doubles with each failure soon after a return, up to this; no longer than hold-down: it does not
 //!
 //! [metrics]
 //! listen = "127.0.0.1:9587"         # unset: off; port 0: any free port
@@ -72,6 +73,8 @@ pub use value::{
 pub const DEFAULT_FILE: &str = "/etc/wgxdp/wgxdp.toml";
 /// How long a recovered path must stay clean, unless the file says otherwise.
 pub const DEFAULT_HOLD_DOWN: Duration = Duration::from_secs(10);
+/// What the hold-down of a flapping path grows to, unless the file says otherwise.
+pub const DEFAULT_MAX_HOLD_DOWN: Duration = Duration::from_secs(600);
 /// How many failovers may be false, unless the file says otherwise.
 pub const DEFAULT_FALSE_FAILOVERS_PER_WEEK: f64 = 1.0;
 /// Clients that are remembered, unless the file or the flag says otherwise.
@@ -329,10 +332,12 @@ pub struct Probe {
 /// When a path is given up and when it is trusted again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detection {
-    /// How many failovers may be false; positive and finite.
+    /// How many failovers of a peer may be false; positive and finite.
     pub false_failovers_per_week: f64,
     /// How long a recovered path must stay clean before traffic returns.
     pub hold_down: Duration,
+    /// What that grows to for a path that fails again and again; no more than `hold_down`: it does not grow.
+    pub max_hold_down: Duration,
 }
 
 impl Default for Detection {
@@ -340,6 +345,7 @@ impl Default for Detection {
         Self {
             false_failovers_per_week: DEFAULT_FALSE_FAILOVERS_PER_WEEK,
             hold_down: DEFAULT_HOLD_DOWN,
+            max_hold_down: DEFAULT_MAX_HOLD_DOWN,
         }
     }
 }

@@ -33,6 +33,7 @@
 //! A peer with a path up, suspect or held has an active path.
 
 mod agenda;
+mod damping;
 mod gilbert;
 mod loss;
 mod path;
@@ -55,6 +56,7 @@ use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::PathState;
 
 use self::agenda::Agenda;
+use self::damping::Damping;
 use self::gilbert::Gilbert;
 use self::path::Path;
 use self::peer::Peer;
@@ -77,6 +79,8 @@ pub struct Settings {
     pub false_failovers_per_week: f64,
     /// A path that answers again must stay clean this long before its traffic returns.
     pub hold_down: Duration,
+    /// What that grows to, doubled with each failure soon after a return; no more than `hold_down`: it does not grow.
+    pub max_hold_down: Duration,
     /// The sequence number of every path's first probe.
     pub first_sequence: u32,
 }
@@ -86,14 +90,16 @@ impl Default for Settings {
         Self {
             false_failovers_per_week: 1.0,
             hold_down: Duration::from_secs(10),
+            max_hold_down: Duration::from_secs(600),
             first_sequence: 0,
         }
     }
 }
 
 impl Settings {
-    fn hold_down_ns(&self) -> u64 {
-        u64::try_from(self.hold_down.as_nanos()).unwrap_or(u64::MAX)
+    fn damping(&self) -> Damping {
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Damping::new(ns(self.hold_down), ns(self.max_hold_down))
     }
 
     /// What each of a peer's `paths` may cost in false verdicts, in a second.
@@ -318,7 +324,7 @@ impl Engine {
                 .map(|(path, index)| {
                     let schedule = Schedule::new(now_ns, path.interval, index, count);
                     let gilbert = Gilbert::new(schedule.interval(), self.settings.share(of_peer(spec)));
-                    Path::new(path, schedule, gilbert, self.settings.first_sequence, now_ns, actions)
+                    Path::new(path, schedule, gilbert, &self.settings, now_ns, actions)
                 });
             let mut peer = Peer::new(spec.id, paths.collect());
             for place in 0..peer.paths.len() {
@@ -331,7 +337,7 @@ impl Engine {
             }
             peer.settle(now_ns, actions);
             self.remove_peer(spec.id);
-            self.agenda.note(&peer, self.settings.hold_down_ns());
+            self.agenda.note(&peer);
             self.peers.insert(spec.id, peer);
         }
         actions.extend(new_uplinks.iter().map(|(uplink, flags)| Action::SetUplinkFlags {
@@ -356,7 +362,6 @@ impl Engine {
         self.now_ns = now_ns;
         // A time of another CPU may be a little ahead.
         let past = |at_ns: u64| at_ns.min(now_ns);
-        let settings = self.settings;
         match input {
             Input::UplinkFlags { uplink, flags } => {
                 self.set_uplink_flags(uplink, Flags(flags.0 & Flags::UNUSABLE.0), actions);
@@ -374,7 +379,7 @@ impl Engine {
                 at_ns,
             } => {
                 self.with(path, |peer, place| {
-                    peer.reply(place, (sequence, rtt, past(at_ns)), &settings, now_ns, actions);
+                    peer.reply(place, (sequence, rtt, past(at_ns)), now_ns, actions);
                     peer.settle(now_ns, actions);
                 });
             }
@@ -399,7 +404,7 @@ impl Engine {
             } => {
                 self.with(path, |peer, place| {
                     let proof = (past(proof_ns), unanswered, latched_ns.map(past));
-                    peer.proof(place, proof, &settings, now_ns, actions);
+                    peer.proof(place, proof, now_ns, actions);
                     peer.settle(now_ns, actions);
                 });
             }
@@ -452,7 +457,7 @@ impl Engine {
             && let Some(place) = peer.place(path)
         {
             act(peer, place);
-            self.agenda.note(peer, self.settings.hold_down_ns());
+            self.agenda.note(peer);
         }
     }
 
@@ -471,7 +476,7 @@ impl Engine {
                 }
             }
             peer.settle(self.now_ns, actions);
-            self.agenda.note(peer, self.settings.hold_down_ns());
+            self.agenda.note(peer);
         }
     }
 
@@ -485,7 +490,7 @@ impl Engine {
             let Some(peer) = self.peers.get_mut(id) else { continue };
             for place in 0..peer.paths.len() {
                 if due.contains(&peer.paths[place].id) {
-                    peer.judge(place, &self.settings, self.now_ns, actions);
+                    peer.judge(place, self.now_ns, actions);
                 }
             }
             peer.settle(self.now_ns, actions);
@@ -495,7 +500,7 @@ impl Engine {
             for path in &mut peer.paths {
                 path.probe_if_due(self.now_ns, actions);
             }
-            self.agenda.note(peer, self.settings.hold_down_ns());
+            self.agenda.note(peer);
         }
     }
 }

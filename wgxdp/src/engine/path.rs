@@ -6,13 +6,14 @@ use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::{self, DEAD_MIN_UNANSWERED, Flags, Liveness, SUSPECT_MIN_UNANSWERED, Standing};
 use wgxdp_common::table::PathState;
 
+use super::damping::Damping;
 use super::gilbert::Gilbert;
 use super::loss::Loss;
 use super::rtt::Rtt;
 use super::schedule::Schedule;
 use super::thresholds::Tuner;
-use super::transition::{Cause, Patience, is_held_back};
-use super::{Action, PathSpec, PathView};
+use super::transition::{Cause, Patience, carries, is_held_back};
+use super::{Action, PathSpec, PathView, Settings};
 
 #[derive(Clone, Debug)]
 pub(super) struct Path {
@@ -43,6 +44,7 @@ pub(super) struct Path {
     rtt: Rtt,
     loss: Loss,
     tuner: Tuner,
+    damping: Damping,
     schedule: Schedule,
     /// When a probe out of turn is to leave.
     extra_ns: Option<u64>,
@@ -56,7 +58,7 @@ impl Path {
         spec: &PathSpec,
         schedule: Schedule,
         gilbert: Gilbert,
-        sequence: u32,
+        settings: &Settings,
         now_ns: u64,
         out: &mut Vec<Action>,
     ) -> Self {
@@ -89,11 +91,12 @@ impl Path {
             cleared_ns: now_ns,
             clean_since_ns: now_ns,
             asked_ns: now_ns,
-            sequence,
+            sequence: settings.first_sequence,
             refused: 0,
             rtt: Rtt::default(),
             loss: Loss::new(gilbert),
             tuner,
+            damping: settings.damping(),
             schedule,
             extra_ns: None,
             told,
@@ -174,6 +177,11 @@ impl Path {
     /// there is one write to a word that user space alone writes, after a proof so fresh that `steer` finds nothing to latch.
     pub(super) fn enter(&mut self, to: PathState, cause: Cause, now_ns: u64, out: &mut Vec<Action>) {
         let (path, flags) = (self.id, self.kernel_flags(to));
+        match (carries(self.state), carries(to)) {
+            (true, false) => self.damping.failed(now_ns),
+            (false, true) => self.damping.returned(now_ns),
+            (true, true) | (false, false) => {}
+        }
         match (is_held_back(self.state), is_held_back(to)) {
             (false, true) => out.push(Action::SetPathFlags { path, flags }),
             (true, false) => {
@@ -215,9 +223,24 @@ impl Path {
         Some(self.set_uplink_flags(self.uplink_flags, now_ns))
     }
 
+    /// How long it must stay clean before its traffic returns.
+    pub(super) fn hold_down_ns(&self) -> u64 {
+        self.damping.hold_down_ns()
+    }
+
+    /// What it is told when it answers again.
+    pub(super) fn probation(&self) -> Cause {
+        let hold_down = Duration::from_nanos(self.hold_down_ns());
+        if self.damping.is_longer() {
+            Cause::OnLongerProbation(hold_down)
+        } else {
+            Cause::OnProbation(hold_down)
+        }
+    }
+
     /// Clean for the whole hold-down, but in doubt at its end: looks again in an interval.
-    pub(super) fn put_off_return(&mut self, hold_down_ns: u64, now_ns: u64) {
-        self.clean_since_ns = (now_ns + self.schedule.interval_ns()).saturating_sub(hold_down_ns);
+    pub(super) fn put_off_return(&mut self, now_ns: u64) {
+        self.clean_since_ns = (now_ns + self.schedule.interval_ns()).saturating_sub(self.hold_down_ns());
     }
 
     /// Wants a probe out of turn to leave then.
@@ -291,7 +314,7 @@ impl Path {
     }
 
     /// When time alone will change something here; `None` while its uplink is unusable.
-    pub(super) fn wakeup(&self, hold_down_ns: u64) -> Option<u64> {
+    pub(super) fn wakeup(&self) -> Option<u64> {
         if !self.is_usable() {
             return None;
         }
@@ -306,6 +329,7 @@ impl Path {
             PathState::Suspect | PathState::Held => dead(),
             PathState::Down | PathState::Drained => None,
         };
+        let hold_down_ns = self.hold_down_ns();
         let clean = (self.state == PathState::Held && hold_down_ns > 0)
             .then(|| self.clean_since_ns.saturating_add(hold_down_ns));
         [Some(self.next_probe_ns()), silence, clean].into_iter().flatten().min()

@@ -150,6 +150,13 @@ impl What {
             (to, Cause::Absent) => write!(f, "{}: its device or address is gone", to.as_str()),
             (_, Cause::Answered) => f.write_str("answers again"),
             (_, Cause::OnProbation(hold_down)) => write!(f, "answers again, held for {}", Brief(hold_down)),
+            (_, Cause::OnLongerProbation(hold_down)) => {
+                write!(
+                    f,
+                    "answers again, held for {} because it keeps failing",
+                    Brief(hold_down)
+                )
+            }
             (to, Cause::HoldDownOver(hold_down)) => write!(f, "{} after {} clean", to.as_str(), Brief(hold_down)),
             (_, Cause::NothingBetter) if self.from == PathState::Down => f.write_str("answers again, nothing better"),
             (to, Cause::NothingBetter) => write!(f, "{} before its time: nothing better", to.as_str()),
@@ -281,6 +288,10 @@ mod tests {
             (
                 stays(Down, Held, Cause::OnProbation(s(10))),
                 "isp-a answers again, held for 10 s",
+            ),
+            (
+                stays(Down, Held, Cause::OnLongerProbation(s(40))),
+                "isp-a answers again, held for 40 s because it keeps failing",
             ),
             (
                 to_a(Held, Up, Cause::HoldDownOver(s(10))),

@@ -87,6 +87,8 @@ pub enum Cause {
     Answered,
     /// It proved itself, and must stay clean this long before traffic returns.
     OnProbation(Duration),
+    /// The same, and this long because it has failed soon after its return before.
+    OnLongerProbation(Duration),
     /// It stayed clean this long.
     HoldDownOver(Duration),
     /// It is on probation still, but no other path of the peer is better.
@@ -114,9 +116,12 @@ impl Cause {
             Self::NoCarrier => MoveReason::NoCarrier,
             Self::AdminDown => MoveReason::AdminDown,
             Self::Absent => MoveReason::Absent,
-            Self::Started | Self::Answered | Self::OnProbation(_) | Self::HoldDownOver(_) | Self::NothingBetter => {
-                MoveReason::Recovery
-            }
+            Self::Started
+            | Self::Answered
+            | Self::OnProbation(_)
+            | Self::OnLongerProbation(_)
+            | Self::HoldDownOver(_)
+            | Self::NothingBetter => MoveReason::Recovery,
         }
     }
 }

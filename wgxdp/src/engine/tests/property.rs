@@ -288,11 +288,8 @@ fn check(engine: &Engine, maps: &Maps) -> Result<(), TestCaseError> {
 
 /// The agenda is what asking every path would give.
 fn check_agenda(engine: &Engine) -> Result<(), TestCaseError> {
-    let hold_down_ns = engine.settings.hold_down_ns();
     let paths = engine.peers.values().flat_map(|peer| &peer.paths);
-    let wakeups: BTreeMap<PathId, u64> = paths
-        .filter_map(|path| Some((path.id, path.wakeup(hold_down_ns)?)))
-        .collect();
+    let wakeups: BTreeMap<PathId, u64> = paths.filter_map(|path| Some((path.id, path.wakeup()?))).collect();
     let first = wakeups.values().copied().chain(engine.hint_ns).min();
     prop_assert_eq!(engine.next_wakeup(), first);
     for later in [0, MS, S] {

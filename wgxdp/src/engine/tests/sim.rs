@@ -214,6 +214,10 @@ impl Sim {
         self.now = until;
     }
 
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+
     pub(super) fn state(&self, path: PathId) -> PathState {
         self.engine.path(path).expect("a path").state
     }
