@@ -22,6 +22,10 @@
 //! mtu = "auto"                      # lower it to what fits while wgxdp runs, never raise it; unset: only a warning
 //! clamp-mss = false                 # true: the MSS of SYNs that enter and leave the tunnel is lowered to what fits
 //!
+//! max-loss = "5%"                   # a path with more loss ("0.1%" to "50%", or as a share: 0.001 to 0.5), a longer mean round trip or more mean
+//! max-rtt = "150ms"                 # deviation of it ("1ms" to "60s") is left for one that keeps all three, if there is one; each unset: anything will do
+//! max-jitter = "30ms"
+//!
 //! [[tunnel.peer]]                   # peers not listed are clients: answered where they last spoke, never probed
 //! public-key = "…base64…"
 //! name = "hq"                       # optional
@@ -62,6 +66,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+pub use crate::engine::Objectives;
 pub use error::{ConfigError, Fault, Notice, Place, Problem, Warning};
 pub use flags::{Flags, UplinkFlag};
 pub use value::{
@@ -293,6 +298,8 @@ pub struct Tunnel {
     pub mtu: Option<TunnelMtu>,
     /// Whether the MSS of TCP connections through it is lowered to what fits.
     pub clamp_mss: bool,
+    /// What it expects of its paths.
+    pub objectives: Objectives,
     /// The peers of which the file says something; others are clients, unless [`Config::probes_unlisted`].
     pub peers: Vec<Peer>,
 }

@@ -233,6 +233,7 @@ impl Check {
                 protect: tunnel.protect.map_or(Protect::Suspect, |placed| placed.value),
                 mtu: tunnel.mtu,
                 clamp_mss: tunnel.clamp_mss,
+                objectives: tunnel.objectives,
                 peers: self.peers(tunnel.peers, uplinks, profile),
             });
         }

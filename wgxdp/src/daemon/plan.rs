@@ -10,7 +10,7 @@ use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order};
 
 use crate::config::{Config, PublicKey};
-use crate::engine::{PathSpec, PeerSpec};
+use crate::engine::{Objectives, PathSpec, PeerSpec};
 use crate::host::wireguard;
 use crate::mtu;
 
@@ -207,8 +207,8 @@ impl PeerPlan {
         self.name.clone().unwrap_or_else(|| self.key.short())
     }
 
-    /// For the engine.
-    pub(super) fn spec(&self, id: PeerId) -> PeerSpec {
+    /// For the engine, with what its tunnel expects.
+    pub(super) fn spec(&self, id: PeerId, objectives: Objectives) -> PeerSpec {
         let path = |path: PathPlan| PathSpec {
             id: path.id,
             uplink: path.uplink,
@@ -217,6 +217,7 @@ impl PeerPlan {
         PeerSpec {
             id,
             paths: self.paths(id).into_iter().map(path).collect(),
+            objectives,
         }
     }
 

@@ -127,6 +127,11 @@ impl Gilbert {
         self.needed
     }
 
+    /// r as it was seen, the chance that a loss is over with the next probe.
+    pub(super) fn recovery(&self) -> f64 {
+        1.0 / self.seen().1
+    }
+
     /// The loss that was seen, from 0 to 1, and the mean length of its bursts in probes.
     pub(super) fn seen(&self) -> (f64, f64) {
         let seen = self.seen.faded(self.clean);

@@ -1,4 +1,4 @@
-//! Loss of a path: how many of its last [`WINDOW`] resolved probes found no answer, and what their order says of it ([`Gilbert`]).
+//! Loss of a path: how many of its last [`WINDOW`] resolved probes found no answer, and what their order says of it ([`Gilbert`], [`Conduct`]).
 //!
 //! A probe is resolved when its answer came or its time is over, and those that left before it are resolved: so losses are seen in the order in which
 //! they happened. A late answer counts as an answer as long as the probe's time is not over; after that it changes nothing, and neither does an answer that
@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::gilbert::Gilbert;
+use super::objectives::{Conduct, Objectives};
 use super::rtt::Rtt;
 
 /// Probes over which loss is counted.
@@ -24,6 +25,7 @@ pub(super) struct Loss {
     /// In the order in which they left; the first one is never answered.
     in_flight: VecDeque<Sent>,
     gilbert: Gilbert,
+    conduct: Conduct,
     /// One bit for each resolved probe, the latest in bit 0; set: lost.
     lost: u128,
     /// Bits in use.
@@ -39,10 +41,11 @@ struct Sent {
 
 impl Loss {
     /// Of a path that has not been asked yet.
-    pub(super) fn new(gilbert: Gilbert) -> Self {
+    pub(super) fn new(gilbert: Gilbert, objectives: &Objectives) -> Self {
         Self {
             in_flight: VecDeque::new(),
             gilbert,
+            conduct: Conduct::new(objectives),
             lost: 0,
             resolved: 0,
         }
@@ -51,6 +54,16 @@ impl Loss {
     /// In what manner probes are lost.
     pub(super) fn gilbert(&self) -> &Gilbert {
         &self.gilbert
+    }
+
+    /// How it stands to what its tunnel expects.
+    pub(super) fn conduct(&self) -> &Conduct {
+        &self.conduct
+    }
+
+    /// The round trip was measured again.
+    pub(super) fn sampled(&mut self, rtt: &Rtt) {
+        self.conduct.sampled(rtt);
     }
 
     /// A probe left.
@@ -131,6 +144,7 @@ impl Loss {
         } else {
             self.gilbert.answered(1);
         }
+        self.conduct.resolved(lost, || self.gilbert.recovery());
         self.lost = (self.lost << 1 | u128::from(lost)) & WINDOW_BITS;
         self.resolved = (self.resolved + 1).min(WINDOW);
     }
@@ -144,7 +158,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn unasked() -> Loss {
-        Loss::new(Gilbert::new(Duration::from_millis(20), 1e-6))
+        Loss::new(Gilbert::new(Duration::from_millis(20), 1e-6), &Objectives::default())
     }
 
     #[test]

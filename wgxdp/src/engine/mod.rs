@@ -13,7 +13,7 @@
 //!
 //! # States
 //! See [`transition`](self::Transition) for the table. In short: *up* → *suspect* → *down* by silence, or *down* at once with the uplink;
-//! *down* → *held* with the first answer; *held* → *up* after a clean hold-down, or at once if the peer has nothing better. A path
+//! *down* → *held* with the first answer, and *up* → *held* if its tunnel's objectives are violated and another path keeps them; *held* → *up* after a clean hold-down, or at once if the peer has nothing better. A path
 //! carries [`Flags::HELD`] exactly while it is down or held.
 //!
 //! # What the driver owes the engine
@@ -36,6 +36,8 @@ mod agenda;
 mod damping;
 mod gilbert;
 mod loss;
+pub mod montecarlo;
+mod objectives;
 mod path;
 mod peer;
 mod report;
@@ -58,10 +60,12 @@ use wgxdp_common::table::PathState;
 use self::agenda::Agenda;
 use self::damping::Damping;
 use self::gilbert::Gilbert;
+use self::loss::Loss;
 use self::path::Path;
 use self::peer::Peer;
 use self::schedule::Schedule;
 
+pub use self::objectives::{Objectives, Violation};
 pub use self::report::Names;
 pub use self::transition::{Cause, Failovers, MoveReason, Patience, Transition};
 
@@ -126,6 +130,8 @@ pub struct PeerSpec {
     pub id: PeerId,
     /// Its paths, best first, in the order that `steer` uses; at most [`MAX_PATHS_PER_PEER`] are taken.
     pub paths: Vec<PathSpec>,
+    /// What its tunnel expects of them.
+    pub objectives: Objectives,
 }
 
 /// What the engine is told. Times are nanoseconds of CLOCK_MONOTONIC.
@@ -324,7 +330,8 @@ impl Engine {
                 .map(|(path, index)| {
                     let schedule = Schedule::new(now_ns, path.interval, index, count);
                     let gilbert = Gilbert::new(schedule.interval(), self.settings.share(of_peer(spec)));
-                    Path::new(path, schedule, gilbert, &self.settings, now_ns, actions)
+                    let loss = Loss::new(gilbert, &spec.objectives);
+                    Path::new(path, schedule, loss, &self.settings, now_ns, actions)
                 });
             let mut peer = Peer::new(spec.id, paths.collect());
             for place in 0..peer.paths.len() {

@@ -7,8 +7,8 @@ use wgxdp_common::liveness::{self, DEAD_MIN_UNANSWERED, Flags, Liveness, SUSPECT
 use wgxdp_common::table::PathState;
 
 use super::damping::Damping;
-use super::gilbert::Gilbert;
 use super::loss::Loss;
+use super::objectives::Conduct;
 use super::rtt::Rtt;
 use super::schedule::Schedule;
 use super::thresholds::Tuner;
@@ -57,12 +57,12 @@ impl Path {
     pub(super) fn new(
         spec: &PathSpec,
         schedule: Schedule,
-        gilbert: Gilbert,
+        loss: Loss,
         settings: &Settings,
         now_ns: u64,
         out: &mut Vec<Action>,
     ) -> Self {
-        let tuner = Tuner::new(schedule.interval_ns(), gilbert.needed());
+        let tuner = Tuner::new(schedule.interval_ns(), loss.gilbert().needed());
         let told = (PathState::Up, 0);
         out.push(Action::SetThresholds {
             path: spec.id,
@@ -94,7 +94,7 @@ impl Path {
             sequence: settings.first_sequence,
             refused: 0,
             rtt: Rtt::default(),
-            loss: Loss::new(gilbert),
+            loss,
             tuner,
             damping: settings.damping(),
             schedule,
@@ -125,6 +125,11 @@ impl Path {
             loss_ppm: (loss * 1e6) as u32,
             burst_permille: (burst * 1e3) as u32,
         }
+    }
+
+    /// How it stands to its tunnel's objectives.
+    pub(super) fn conduct(&self) -> &Conduct {
+        self.loss.conduct()
     }
 
     /// Whether a probe sent there could arrive.
@@ -252,6 +257,7 @@ impl Path {
     pub(super) fn reply(&mut self, sequence: u32, rtt: Duration, at_ns: u64, now_ns: u64, out: &mut Vec<Action>) {
         self.rtt.sample(rtt);
         self.loss.answered(sequence);
+        self.loss.sampled(&self.rtt);
         self.tuner.answered(sequence);
         if at_ns > self.proof_ns {
             self.learn(at_ns, self.loss.sent_after(at_ns));

@@ -155,14 +155,30 @@ impl Peer {
             Liveness::Suspect => self.step(place, Event::Silent, Cause::Silence(silence), now_ns, out),
             Liveness::Live => self.judge_answer(place, now_ns, out),
         }
-        if self.paths[place].state == PathState::Held {
-            self.judge_probation(place, now_ns, out);
+        match self.paths[place].state {
+            PathState::Up => self.judge_conduct(place, now_ns, out),
+            PathState::Held => self.judge_probation(place, now_ns, out),
+            PathState::Suspect | PathState::Down | PathState::Drained => {}
+        }
+    }
+
+    /// Does the path violate an objective that another one keeps?
+    fn judge_conduct(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
+        let better = |path: &Path| path.state == PathState::Up && path.conduct().is_better();
+        if let Some(violation) = self.paths[place].conduct().violation()
+            && self.paths.iter().any(better)
+        {
+            self.step(place, Event::Surpassed, Cause::Violates(violation), now_ns, out);
         }
     }
 
     /// Has a held path been clean for long enough?
     fn judge_probation(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
         let path = &mut self.paths[place];
+        if path.conduct().violation().is_some() {
+            path.clean_since_ns = now_ns;
+            return;
+        }
         if path.is_silent_for_dead_after(now_ns) {
             // Not asked often enough to be dead: what was not seen to be clean does not count. A lost probe or two are not unclean, or a path
             // that loses one in a hundred would never get its traffic back.

@@ -148,6 +148,7 @@ impl What {
             (to, Cause::NoCarrier) => write!(f, "{}: no carrier", to.as_str()),
             (to, Cause::AdminDown) => write!(f, "{}: set down by the administrator", to.as_str()),
             (to, Cause::Absent) => write!(f, "{}: its device or address is gone", to.as_str()),
+            (to, Cause::Violates(violation)) => write!(f, "{}: {violation}", to.as_str()),
             (_, Cause::Answered) => f.write_str("answers again"),
             (_, Cause::OnProbation(hold_down)) => write!(f, "answers again, held for {}", Brief(hold_down)),
             (_, Cause::OnLongerProbation(hold_down)) => {
@@ -183,6 +184,7 @@ impl fmt::Display for Brief {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Violation;
     use super::*;
 
     const A: PathId = PathId(0);
@@ -275,6 +277,17 @@ mod tests {
             (
                 nowhere(Up, Down, Cause::Silence(ms(64))),
                 "isp-a down after 64 ms silence; no path left, trying all",
+            ),
+            (
+                to_b(
+                    Up,
+                    Held,
+                    Cause::Violates(Violation::Loss {
+                        seen_ppm: 211_000,
+                        most_ppm: 50_000,
+                    }),
+                ),
+                "isp-a held: loss 21 % above max-loss 5 % → isp-b",
             ),
             (
                 stays(Held, Down, Cause::Silence(ms(1250))),

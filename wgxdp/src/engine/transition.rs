@@ -1,12 +1,14 @@
 //! The states of a path and what moves it between them. This is the one place that says so:
 //!
-//! | | silent | dead, flagged | answered, not needed | answered, needed | clean | needed |
-//! |---|---|---|---|---|---|---|
-//! | **up** | suspect | down | · | · | · | · |
-//! | **suspect** | · | down | up | up | · | · |
-//! | **down** | · | · | held | up | · | · |
-//! | **held** | · | down | · | · | up | up |
-//! | **drained** | · | · | · | · | · | · |
+//! | | silent | dead, flagged | surpassed | answered, not needed | answered, needed | clean | needed |
+//! |---|---|---|---|---|---|---|---|
+//! | **up** | suspect | down | held | · | · | · | · |
+//! | **suspect** | · | down | · | up | up | · | · |
+//! | **down** | · | · | · | held | up | · | · |
+//! | **held** | · | down | · | · | · | up | up |
+//! | **drained** | · | · | · | · | · | · | · |
+//!
+//! A path is *surpassed* when it violates an objective of its tunnel and another path, which is up, keeps them all. It is clean only while it violates none.
 //!
 //! A path is *needed* when no other path of its peer is up or suspect: a path on probation is better than none, so a peer's only path is never held.
 
@@ -17,6 +19,8 @@ use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::liveness::{DEAD_MIN_UNANSWERED, Flags};
 use wgxdp_common::table::PathState;
 
+use super::objectives::Violation;
+
 /// What can happen to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -26,6 +30,8 @@ pub(super) enum Event {
     Dead,
     /// Its uplink cannot carry anything.
     Flagged,
+    /// It violates an objective that a better path keeps.
+    Surpassed,
     /// It proved itself.
     Answered {
         /// No other path of the peer is up or suspect.
@@ -39,18 +45,18 @@ pub(super) enum Event {
 
 /// Where an event leads; `None`: nowhere.
 pub(super) fn next(state: PathState, event: Event) -> Option<PathState> {
-    use Event::{Answered, Clean, Dead, Flagged, Needed, Silent};
+    use Event::{Answered, Clean, Dead, Flagged, Needed, Silent, Surpassed};
     use PathState::{Down, Drained, Held, Suspect, Up};
     match (state, event) {
         (Up, Silent) => Some(Suspect),
         (Up | Suspect | Held, Dead | Flagged) => Some(Down),
         (Suspect, Answered { .. }) | (Down, Answered { needed: true }) | (Held, Clean | Needed) => Some(Up),
-        (Down, Answered { needed: false }) => Some(Held),
+        (Up, Surpassed) | (Down, Answered { needed: false }) => Some(Held),
         (Up, Answered { .. } | Clean | Needed)
-        | (Suspect, Silent | Clean | Needed)
-        | (Down, Silent | Dead | Flagged | Clean | Needed)
-        | (Held, Silent | Answered { .. })
-        | (Drained, Silent | Dead | Flagged | Answered { .. } | Clean | Needed) => None,
+        | (Suspect, Silent | Surpassed | Clean | Needed)
+        | (Down, Silent | Dead | Flagged | Surpassed | Clean | Needed)
+        | (Held, Silent | Surpassed | Answered { .. })
+        | (Drained, Silent | Dead | Flagged | Surpassed | Answered { .. } | Clean | Needed) => None,
     }
 }
 
@@ -83,6 +89,8 @@ pub enum Cause {
     AdminDown,
     /// Its uplink's device does not exist, or has no address of the endpoint's family.
     Absent,
+    /// It violates an objective of its tunnel, and another path keeps it.
+    Violates(Violation),
     /// It proved itself.
     Answered,
     /// It proved itself, and must stay clean this long before traffic returns.
@@ -116,6 +124,7 @@ impl Cause {
             Self::NoCarrier => MoveReason::NoCarrier,
             Self::AdminDown => MoveReason::AdminDown,
             Self::Absent => MoveReason::Absent,
+            Self::Violates(_) => MoveReason::Brownout,
             Self::Started
             | Self::Answered
             | Self::OnProbation(_)
@@ -137,17 +146,20 @@ pub enum MoveReason {
     AdminDown,
     /// Its uplink is gone.
     Absent,
+    /// It violated an objective of its tunnel.
+    Brownout,
     /// A better path, or the only one, came back.
     Recovery,
 }
 
 impl MoveReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Silence,
         Self::NoCarrier,
         Self::AdminDown,
         Self::Absent,
+        Self::Brownout,
         Self::Recovery,
     ];
 
@@ -159,6 +171,7 @@ impl MoveReason {
             Self::NoCarrier => "no_carrier",
             Self::AdminDown => "admin_down",
             Self::Absent => "absent",
+            Self::Brownout => "brownout",
             Self::Recovery => "recovery",
         }
     }

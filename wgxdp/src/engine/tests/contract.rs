@@ -5,7 +5,7 @@ use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::PathState::{Down, Held, Up};
 
 use super::sim::{A, B, HOLD_DOWN, INTERVAL, MS, PEER, S, START, one_peer, settings};
-use crate::engine::{Action, Cause, Engine, Input, MoveReason, PathSpec, Patience, PeerSpec, Transition};
+use crate::engine::{Action, Cause, Engine, Input, MoveReason, Objectives, PathSpec, Patience, PeerSpec, Transition};
 
 const UPLINK_A: UplinkId = UplinkId(0);
 const UPLINK_B: UplinkId = UplinkId(1);
@@ -511,6 +511,7 @@ fn of_thousands_of_peers_a_wake_up_concerns_those_that_are_due_and_a_hint_its_ow
                 interval: minute,
             })
             .collect(),
+        objectives: Objectives::default(),
     };
     let peers: Vec<_> = (0..PEERS).map(PeerId).map(peer).collect();
     let mut engine = Engine::new(settings(), &peers, START, &mut Vec::new());
@@ -555,6 +556,7 @@ fn when_an_uplink_returns_a_few_paths_are_asked_at_once_and_the_crowd_one_after_
             uplink: UPLINK_A,
             interval: Duration::from_secs(60),
         }],
+        objectives: Objectives::default(),
     };
     let peers: Vec<_> = (0..PEERS).map(PeerId).map(peer).collect();
     let mut engine = Engine::new(settings(), &peers, START, &mut Vec::new());

@@ -8,7 +8,7 @@ use wgxdp_common::table::PathState;
 
 use super::sim::{INTERVAL, MS, S, START, settings};
 use crate::engine::transition::{carries, is_held_back};
-use crate::engine::{Action, Engine, Input, PathSpec, PeerSpec};
+use crate::engine::{Action, Engine, Input, Objectives, PathSpec, PeerSpec};
 
 const PEERS: u32 = 3;
 const UPLINKS: u32 = 3;
@@ -29,6 +29,11 @@ fn peers() -> Vec<PeerSpec> {
         PeerSpec {
             id,
             paths: (0..if peer == 2 { 1 } else { UPLINKS }).map(path).collect(),
+            objectives: Objectives {
+                max_loss_ppm: Some(50_000),
+                max_rtt: Some(Duration::from_millis(100)),
+                max_jitter: None,
+            },
         }
     };
     (0..PEERS).map(spec).collect()
