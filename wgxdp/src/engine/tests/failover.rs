@@ -273,7 +273,7 @@ fn a_path_that_dies_after_each_return_is_trusted_later_each_time() {
         sim.run(sim.now() + S);
         assert_eq!(sim.state(A), Up);
         let cut = sim.now();
-        sim.nets[0].cuts = vec![cut..cut + S];
+        sim.nets[0].cuts.push(cut..cut + S);
         sim.run(cut + 2 * S);
         let held = *sim.arrivals(A, Held).last().expect("it answers again");
         while sim.state(A) != Up {
