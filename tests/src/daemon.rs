@@ -66,16 +66,18 @@ impl Settings {
     pub fn toml(&self, lab: &Lab) -> String {
         let endpoints = [Some(lab.hub_endpoint()), self.also_at].into_iter().flatten();
         let endpoints: Vec<String> = endpoints.map(|endpoint| format!("\"{endpoint}\"")).collect();
+        // Cut follows on cut here: the hold-down is not to grow.
+        let hold_down = self.hold_down.as_millis();
         format!(
             "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n{}\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
-             endpoints = [{}]\nprobe = {{ {}, interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{}ms\"\n{}",
+             endpoints = [{}]\nprobe = {{ {}, interval = \"{}ms\" }}\n\n[detection]\nhold-down = \"{hold_down}ms\"\n\
+             max-hold-down = \"{hold_down}ms\"\n{}",
             uplinks_toml(self.xdp),
             self.tunnel,
             lab.hub_public_key(),
             endpoints.join(", "),
             self.probe,
             self.probe_interval.as_millis(),
-            self.hold_down.as_millis(),
             self.more,
         )
     }

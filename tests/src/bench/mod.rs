@@ -2,6 +2,8 @@
 //!
 //! | bench | metrics | unit |
 //! |---|---|---|
+//! | [`detection`] | `loss_1_false_per_week`, `loss_1_false_counted`, the same of other losses, bursts, jitter, steps, flaps | count |
+//! | | `loss_1_dead_after_p50`, `loss_1_dead_after_p99`, the same of the others | ms |
 //! | [`gap`] | `blackhole_p50`, `blackhole_p99`, `blackhole_max`, the same of `carrier_loss`, `undisturbed_max` | ms |
 //! | | `blackhole_lost_max`, `carrier_loss_lost_max`, `return_lost` | packets |
 //! | [`gap_scale`] | `blackhole_p50_one`, `blackhole_p99_one`, `blackhole_middle_one`, the same of `…_many`, and of `carrier_loss` | ms |
@@ -26,6 +28,7 @@
 //! anything, is its [`Bound`]; a benchmark reports, it does not fail.
 
 pub mod clients;
+pub mod detection;
 pub mod failover;
 pub mod gap;
 pub mod gap_scale;
@@ -54,6 +57,8 @@ pub enum Scale {
 pub enum Benchmark {
     /// See [`clients`].
     Clients,
+    /// See [`detection`].
+    Detection,
     /// See [`failover`].
     Failover,
     /// See [`gap`].
@@ -70,9 +75,10 @@ pub enum Benchmark {
 
 impl Benchmark {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Programs,
         Self::Clients,
+        Self::Detection,
         Self::Probing,
         Self::Gap,
         Self::GapScale,
@@ -84,6 +90,7 @@ impl Benchmark {
     pub fn name(self) -> &'static str {
         match self {
             Self::Clients => clients::NAME,
+            Self::Detection => detection::NAME,
             Self::Failover => failover::NAME,
             Self::Gap => gap::NAME,
             Self::GapScale => gap_scale::NAME,
@@ -97,6 +104,7 @@ impl Benchmark {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Clients => "packets a second to learned clients, by how many of them there are",
+            Self::Detection => "false verdicts and the wait for true ones, on a virtual clock, probes every 50 ms",
             Self::Failover => {
                 "what cuts of all kinds do at 10,000 packets a second: wgxdp's profiles, plain WireGuard, a watchdog, FRR"
             }
@@ -115,6 +123,7 @@ impl Benchmark {
     pub fn run(self, scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
         match self {
             Self::Clients => clients::run(scale, progress),
+            Self::Detection => detection::run(scale, progress),
             Self::Failover => failover::run(scale, progress),
             Self::Gap => gap::run(scale, progress),
             Self::GapScale => gap_scale::run(scale, progress),

@@ -8,7 +8,7 @@ use super::reader::Placed;
 use super::value::{
     InterfaceName, PeerName, Policy, ProbeKind, Profile, Protect, PublicKey, TunnelMtu, UplinkName, XdpMode,
 };
-use super::{Detection, FamilyChoice, Place};
+use super::{Detection, FamilyChoice, Objectives, Place};
 
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -39,6 +39,7 @@ pub(super) struct DraftTunnel {
     pub(super) protect: Option<Placed<Protect>>,
     pub(super) mtu: Option<TunnelMtu>,
     pub(super) clamp_mss: bool,
+    pub(super) objectives: Objectives,
     pub(super) peers: Vec<Option<DraftPeer>>,
 }
 

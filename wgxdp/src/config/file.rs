@@ -12,7 +12,8 @@ use super::error::{ConfigError, Fault};
 use super::reader::{Placed, Report, Table, Value, excerpt};
 use super::value::{ProbeKind, Profile, TunnelMtu, UplinkName, XdpMode};
 use super::{
-    AddressChoice, Config, DEFAULT_MAX_CLIENTS, Detection, FamilyChoice, GatewayChoice, MAX_CLIENTS, address, validate,
+    AddressChoice, Config, DEFAULT_MAX_CLIENTS, Detection, FamilyChoice, GatewayChoice, MAX_CLIENTS, Objectives,
+    address, validate,
 };
 
 /// Longest file that is read.
@@ -21,6 +22,10 @@ pub(super) const MAX_BYTES: u64 = 16 << 20;
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(60);
 /// Path MTUs: every host takes an IPv4 packet of 576 bytes (RFC 791), and none is longer than 65,535.
 const MTUS: RangeInclusive<u32> = 576..=65_535;
+/// What a path may lose, in parts per million.
+const LOSSES: RangeInclusive<u32> = 1_000..=500_000;
+/// Round trips and their deviation.
+const DELAYS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 /// Hold-downs.
 const HOLD_DOWNS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 
@@ -243,6 +248,7 @@ fn tunnel(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftTunn
     let protect = table.get("protect", report).and_then(|value| value.word(report));
     let mtu = table.get("mtu", report).and_then(|value| tunnel_mtu(value, report));
     let clamp_mss = table.get("clamp-mss", report).and_then(|value| value.boolean(report));
+    let objectives = objectives(&mut table, report);
     let peers = table.get("peer", report).map(|value| {
         value.tables(
             "[[tunnel.peer]]",
@@ -260,8 +266,24 @@ fn tunnel(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftTunn
         protect,
         mtu,
         clamp_mss: clamp_mss.is_some_and(|placed| placed.value),
+        objectives,
         peers,
     })
+}
+
+fn objectives(table: &mut Table<'_, '_>, report: &mut Report<'_>) -> Objectives {
+    let expected = "from \"0.1%\" to \"50%\", or a share of 1 from 0.001 to 0.5";
+    let max_loss = table.get("max-loss", report);
+    let max_loss_ppm = max_loss.and_then(|value| value.share(LOSSES, expected, report));
+    let mut time = |key| {
+        let value = table.get(key, report)?;
+        value.duration(DELAYS, "from \"1ms\" to \"60s\"", report)
+    };
+    Objectives {
+        max_loss_ppm,
+        max_rtt: time("max-rtt"),
+        max_jitter: time("max-jitter"),
+    }
 }
 
 /// A number would be a second place that says what WireGuard's configuration says.
@@ -372,10 +394,13 @@ fn detection(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Detection {
     let budget = budget.and_then(|value| value.number("a number from 0.001 to 1000", fits, report));
     let hold_down = table.get("hold-down", report);
     let hold_down = hold_down.and_then(|value| value.duration(HOLD_DOWNS, "from \"0s\" to \"24h\"", report));
+    let max_hold_down = table.get("max-hold-down", report);
+    let max_hold_down = max_hold_down.and_then(|value| value.duration(HOLD_DOWNS, "from \"0s\" to \"24h\"", report));
     table.close(report);
     Detection {
         false_failovers_per_week: budget.unwrap_or(default.false_failovers_per_week),
         hold_down: hold_down.unwrap_or(default.hold_down),
+        max_hold_down: max_hold_down.unwrap_or(default.max_hold_down),
     }
 }
 

@@ -7,7 +7,7 @@ use super::draft::{Draft, DraftTunnel, DraftUplink};
 use super::error::{ConfigError, Place};
 use super::reader::Placed;
 use super::value::{InterfaceName, Policy, Profile, UplinkName, ValueError, XdpMode};
-use super::{Config, Detection, FamilyChoice, validate};
+use super::{Config, Detection, FamilyChoice, Objectives, validate};
 
 /// What the flags say, each value by itself right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,7 @@ impl Flags {
                 protect: None,
                 mtu: None,
                 clamp_mss: false,
+                objectives: Objectives::default(),
                 peers: Vec::new(),
             })
         };

@@ -22,6 +22,10 @@
 //! mtu = "auto"                      # lower it to what fits while wgxdp runs, never raise it; unset: only a warning
 //! clamp-mss = false                 # true: the MSS of SYNs that enter and leave the tunnel is lowered to what fits
 //!
+//! max-loss = "5%"                   # a path with more loss ("0.1%" to "50%", or as a share: 0.001 to 0.5), a longer mean round trip or more mean
+//! max-rtt = "150ms"                 # deviation of it ("1ms" to "60s") is left for one that keeps all three, if there is one; each unset: anything will do
+//! max-jitter = "30ms"
+//!
 //! [[tunnel.peer]]                   # peers not listed are clients: answered where they last spoke, never probed
 //! public-key = "…base64…"
 //! name = "hq"                       # optional
@@ -32,8 +36,9 @@
 //!                                   # without in band, authentic, to the endpoint itself, which a wgxdp there answers
 //!
 //! [detection]
-//! false-failovers-per-week = 1.0
+//! false-failovers-per-week = 1.0     # how often a peer's lossy path may be taken for a dead one: the smaller, the longer it is given
 //! hold-down = "10s"                 # a recovered path must stay clean this long before traffic returns
+//! max-hold-down = "10m"             # that doubles with each failure soon after a return, up to this; no longer than hold-down: it does not
 //!
 //! [metrics]
 //! listen = "127.0.0.1:9587"         # unset: off; port 0: any free port
@@ -63,6 +68,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+pub use crate::engine::Objectives;
 pub use error::{ConfigError, Fault, Notice, Place, Problem, Warning};
 pub use flags::{Flags, UplinkFlag};
 pub use value::{
@@ -74,6 +80,8 @@ pub use value::{
 pub const DEFAULT_FILE: &str = "/etc/wgxdp/wgxdp.toml";
 /// How long a recovered path must stay clean, unless the file says otherwise.
 pub const DEFAULT_HOLD_DOWN: Duration = Duration::from_secs(10);
+/// What the hold-down of a flapping path grows to, unless the file says otherwise.
+pub const DEFAULT_MAX_HOLD_DOWN: Duration = Duration::from_secs(600);
 /// How many failovers may be false, unless the file says otherwise.
 pub const DEFAULT_FALSE_FAILOVERS_PER_WEEK: f64 = 1.0;
 /// Clients that are remembered, unless the file or the flag says otherwise.
@@ -293,6 +301,8 @@ pub struct Tunnel {
     pub mtu: Option<TunnelMtu>,
     /// Whether the MSS of TCP connections through it is lowered to what fits.
     pub clamp_mss: bool,
+    /// What it expects of its paths.
+    pub objectives: Objectives,
     /// The peers of which the file says something; others are clients, unless [`Config::probes_unlisted`].
     pub peers: Vec<Peer>,
 }
@@ -334,10 +344,12 @@ pub struct Probe {
 /// When a path is given up and when it is trusted again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detection {
-    /// How many failovers may be false; positive and finite.
+    /// How many failovers of a peer may be false; positive and finite.
     pub false_failovers_per_week: f64,
     /// How long a recovered path must stay clean before traffic returns.
     pub hold_down: Duration,
+    /// What that grows to for a path that fails again and again; no more than `hold_down`: it does not grow.
+    pub max_hold_down: Duration,
 }
 
 impl Default for Detection {
@@ -345,6 +357,7 @@ impl Default for Detection {
         Self {
             false_failovers_per_week: DEFAULT_FALSE_FAILOVERS_PER_WEEK,
             hold_down: DEFAULT_HOLD_DOWN,
+            max_hold_down: DEFAULT_MAX_HOLD_DOWN,
         }
     }
 }

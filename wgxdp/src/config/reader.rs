@@ -246,24 +246,44 @@ impl<'d, 't> Value<'d, 't> {
         fits: impl Fn(f64) -> bool,
         report: &mut Report<'_>,
     ) -> Option<f64> {
-        let number = match self.value {
-            DeValue::Float(float) => float.as_str().parse::<f64>().ok(),
-            DeValue::Integer(number) => integer(number).map(|number| number as f64),
-            _ => None,
-        };
-        let number = number.filter(|number| fits(*number));
+        let number = float(self.value).filter(|number| fits(*number));
         if number.is_none() {
-            let found = describe(self.value);
-            report.add(
-                self.place,
-                Fault::Range {
-                    key: self.key,
-                    found,
-                    range,
-                },
-            );
+            self.out_of(range, report);
         }
         number
+    }
+
+    /// As a share of a whole, such as `"5%"` or 0.05, in parts per million within `range`, whose words are `expected`.
+    pub(super) fn share(
+        self,
+        range: RangeInclusive<u32>,
+        expected: &'static str,
+        report: &mut Report<'_>,
+    ) -> Option<u32> {
+        let percent = |text: &str| text.strip_suffix('%')?.trim_end().parse::<f64>().ok();
+        let share = match self.value {
+            DeValue::String(text) => percent(text).map(|percent| percent / 100.0),
+            number => float(number),
+        };
+        // What is not a number becomes 0, what is too large the largest.
+        let ppm = share.map(|share| (share * 1e6).round() as u32);
+        let ppm = ppm.filter(|ppm| range.contains(ppm));
+        if ppm.is_none() {
+            self.out_of(expected, report);
+        }
+        ppm
+    }
+
+    fn out_of(self, range: &'static str, report: &mut Report<'_>) {
+        let found = describe(self.value);
+        report.add(
+            self.place,
+            Fault::Range {
+                key: self.key,
+                found,
+                range,
+            },
+        );
     }
 
     /// As a duration within `range`, whose words are `expected`.
@@ -277,15 +297,7 @@ impl<'d, 't> Value<'d, 't> {
         match duration(text.value) {
             Ok(value) if range.contains(&value) => Some(value),
             Ok(_) => {
-                let found = describe(self.value);
-                report.add(
-                    self.place,
-                    Fault::Range {
-                        key: self.key,
-                        found,
-                        range: expected,
-                    },
-                );
+                self.out_of(expected, report);
                 None
             }
             Err(rule) => {
@@ -452,6 +464,14 @@ impl<'d, 't> Value<'d, 't> {
         self.value
             .as_array()
             .is_some_and(|elements| elements.iter().next().is_none())
+    }
+}
+
+fn float(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Float(float) => float.as_str().parse().ok(),
+        DeValue::Integer(number) => integer(number).map(|number| number as f64),
+        _ => None,
     }
 }
 

@@ -107,7 +107,8 @@ fn the_file_of_the_design_says_what_it_says() {
         config.detection(),
         Detection {
             false_failovers_per_week: 1.0,
-            hold_down: Duration::from_secs(10)
+            hold_down: Duration::from_secs(10),
+            max_hold_down: Duration::from_secs(600)
         }
     );
     assert_eq!(config.metrics(), Some("127.0.0.1:9587".parse().unwrap()));

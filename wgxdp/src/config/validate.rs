@@ -228,6 +228,7 @@ impl Check {
                 protect,
                 mtu: tunnel.mtu,
                 clamp_mss: tunnel.clamp_mss,
+                objectives: tunnel.objectives,
                 peers: self.peers(tunnel.peers, uplinks, profile),
             });
         }

@@ -252,7 +252,9 @@ impl Daemon {
             source: e.into(),
         })?;
         let settings = engine::Settings {
+            false_failovers_per_week: config.detection().false_failovers_per_week,
             hold_down: config.detection().hold_down,
+            max_hold_down: config.detection().max_hold_down,
             first_sequence: u32::from(rand::random::<u16>()),
         };
         let mut daemon = Self {

@@ -118,7 +118,10 @@ impl Daemon {
             self.describe_peer(*id, plan, now_ns);
         }
         // All at once, so that the engine spreads their probes over the interval.
-        let specs: Vec<_> = added.iter().map(|(id, plan)| plan.spec(*id)).collect();
+        let specs: Vec<_> = added
+            .iter()
+            .map(|(id, plan)| plan.spec(*id, self.config.tunnels()[plan.tunnel].objectives))
+            .collect();
         let mut actions = Vec::new();
         self.engine.add_peers(&specs, now_ns, &mut actions);
         for path in added.iter().flat_map(|(id, plan)| plan.paths(*id)) {

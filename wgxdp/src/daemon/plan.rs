@@ -11,7 +11,7 @@ use wgxdp_common::keyring::KeyName;
 use wgxdp_common::table::{self, EndpointKey, EndpointRef, Order};
 
 use crate::config::{Config, ProbeKind, Protect, PublicKey};
-use crate::engine::{PathSpec, PeerSpec};
+use crate::engine::{Objectives, PathSpec, PeerSpec};
 use crate::host::wireguard;
 use crate::mtu;
 use crate::prober::Target;
@@ -230,8 +230,8 @@ impl PeerPlan {
         self.name.clone().unwrap_or_else(|| self.key.short())
     }
 
-    /// For the engine.
-    pub(super) fn spec(&self, id: PeerId) -> PeerSpec {
+    /// For the engine, with what its tunnel expects.
+    pub(super) fn spec(&self, id: PeerId, objectives: Objectives) -> PeerSpec {
         let path = |path: PathPlan| PathSpec {
             id: path.id,
             uplink: path.uplink,
@@ -240,6 +240,7 @@ impl PeerPlan {
         PeerSpec {
             id,
             paths: self.paths(id).into_iter().map(path).collect(),
+            objectives,
         }
     }
 

@@ -16,9 +16,9 @@ pub(super) struct Agenda {
 
 impl Agenda {
     /// Something happened to the peer: its paths may want other times now.
-    pub(super) fn note(&mut self, peer: &Peer, hold_down_ns: u64) {
+    pub(super) fn note(&mut self, peer: &Peer) {
         for path in &peer.paths {
-            self.set(path.id, path.wakeup(hold_down_ns));
+            self.set(path.id, path.wakeup());
         }
     }
 

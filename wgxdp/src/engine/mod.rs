@@ -13,7 +13,7 @@
 //!
 //! # States
 //! See [`transition`](self::Transition) for the table. In short: *up* → *suspect* → *down* by silence, or *down* at once with the uplink;
-//! *down* → *held* with the first answer; *held* → *up* after a clean hold-down, or at once if the peer has nothing better. A path
+//! *down* → *held* with the first answer, and *up* → *held* if its tunnel's objectives are violated and another path keeps them; *held* → *up* after a clean hold-down, or at once if the peer has nothing better. A path
 //! carries [`Flags::HELD`] exactly while it is down or held.
 //!
 //! # What the driver owes the engine
@@ -34,7 +34,11 @@
 //! A peer with a path up, suspect or held has an active path.
 
 mod agenda;
+mod damping;
+mod gilbert;
 mod loss;
+pub mod montecarlo;
+mod objectives;
 mod path;
 mod peer;
 mod report;
@@ -55,27 +59,37 @@ use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::PathState;
 
 use self::agenda::Agenda;
+use self::damping::Damping;
+use self::gilbert::Gilbert;
+use self::loss::Loss;
 use self::path::Path;
 use self::peer::Peer;
 use self::schedule::Schedule;
 
+pub use self::objectives::{Objectives, Violation};
 pub use self::report::Names;
-pub use self::transition::{Cause, Failovers, MoveReason, Transition};
+pub use self::transition::{Cause, Failovers, MoveReason, Patience, Transition};
 
 /// Paths that are asked in the same breath when their uplink can be used again.
 const ASKED_AT_ONCE: u64 = 16;
 /// Nanoseconds between two of the others, lest thousands of probes hold up those that somebody's traffic depends on.
 const ASKED_EVERY_NS: u64 = 200_000;
+/// Seconds in a week.
+const WEEK: f64 = 7.0 * 24.0 * 3600.0;
 
 /// Peers that catch up at a time with an uplink that went: as many in a step of 2 ms take a few hundredths of a processor.
 const CAUGHT_UP_AT_ONCE: usize = 32;
 const CATCH_UP_EVERY_NS: u64 = 2_000_000;
 
 /// What is the same for all peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
+    /// How often in a week a peer's paths may be called dead that are not; each path has an equal share. Positive.
+    pub false_failovers_per_week: f64,
     /// A path that answers again must stay clean this long before its traffic returns.
     pub hold_down: Duration,
+    /// What that grows to, doubled with each failure soon after a return; no more than `hold_down`: it does not grow.
+    pub max_hold_down: Duration,
     /// The sequence number of every path's first probe.
     pub first_sequence: u32,
 }
@@ -83,15 +97,23 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            false_failovers_per_week: 1.0,
             hold_down: Duration::from_secs(10),
+            max_hold_down: Duration::from_secs(600),
             first_sequence: 0,
         }
     }
 }
 
 impl Settings {
-    fn hold_down_ns(&self) -> u64 {
-        u64::try_from(self.hold_down.as_nanos()).unwrap_or(u64::MAX)
+    fn damping(&self) -> Damping {
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Damping::new(ns(self.hold_down), ns(self.max_hold_down))
+    }
+
+    /// What each of a peer's `paths` may cost in false verdicts, in a second.
+    fn share(&self, paths: usize) -> f64 {
+        self.false_failovers_per_week / WEEK / paths as f64
     }
 }
 
@@ -113,6 +135,8 @@ pub struct PeerSpec {
     pub id: PeerId,
     /// Its paths, best first, in the order that `steer` uses; at most [`MAX_PATHS_PER_PEER`] are taken.
     pub paths: Vec<PathSpec>,
+    /// What its tunnel expects of them.
+    pub objectives: Objectives,
 }
 
 /// What the engine is told. Times are nanoseconds of CLOCK_MONOTONIC.
@@ -258,6 +282,8 @@ pub struct PathView {
     pub loss_ppm: u32,
     /// What it is judged by.
     pub thresholds: Thresholds,
+    /// How many probes it must miss to be dead, and why.
+    pub patience: Patience,
     /// Probes that the socket refused.
     pub refused: u64,
 }
@@ -319,7 +345,9 @@ impl Engine {
                 .zip(index.by_ref().take(of_peer(spec)))
                 .map(|(path, index)| {
                     let schedule = Schedule::new(now_ns, path.interval, index, count);
-                    Path::new(path, schedule, self.settings.first_sequence, now_ns, actions)
+                    let gilbert = Gilbert::new(schedule.interval(), self.settings.share(of_peer(spec)));
+                    let loss = Loss::new(gilbert, &spec.objectives);
+                    Path::new(path, schedule, loss, &self.settings, now_ns, actions)
                 });
             let mut peer = Peer::new(spec.id, paths.collect());
             for place in 0..peer.paths.len() {
@@ -332,7 +360,7 @@ impl Engine {
             }
             peer.settle(now_ns, actions);
             self.remove_peer(spec.id);
-            self.agenda.note(&peer, self.settings.hold_down_ns());
+            self.agenda.note(&peer);
             self.peers.insert(spec.id, peer);
         }
         actions.extend(new_uplinks.iter().map(|(uplink, flags)| Action::SetUplinkFlags {
@@ -357,7 +385,6 @@ impl Engine {
         self.now_ns = now_ns;
         // A time of another CPU may be a little ahead.
         let past = |at_ns: u64| at_ns.min(now_ns);
-        let settings = self.settings;
         match input {
             Input::UplinkFlags { uplink, flags } => {
                 self.set_uplink_flags(uplink, Flags(flags.0 & Flags::UNUSABLE.0), actions);
@@ -375,7 +402,7 @@ impl Engine {
                 at_ns,
             } => {
                 self.with(path, actions, |peer, place, actions| {
-                    peer.reply(place, (sequence, rtt, past(at_ns)), &settings, now_ns, actions);
+                    peer.reply(place, (sequence, rtt, past(at_ns)), now_ns, actions);
                     peer.settle(now_ns, actions);
                 });
             }
@@ -400,7 +427,7 @@ impl Engine {
             } => {
                 self.with(path, actions, |peer, place, actions| {
                     let proof = (past(proof_ns), unanswered, latched_ns.map(past));
-                    peer.proof(place, proof, &settings, now_ns, actions);
+                    peer.proof(place, proof, now_ns, actions);
                     peer.settle(now_ns, actions);
                 });
             }
@@ -464,7 +491,7 @@ impl Engine {
             && let Some(place) = peer.place(path)
         {
             note(&mut peer.paths[place]);
-            self.agenda.note(peer, self.settings.hold_down_ns());
+            self.agenda.note(peer);
         }
     }
 
@@ -474,7 +501,7 @@ impl Engine {
         {
             peer.catch_up(&self.uplinks, self.now_ns, actions);
             act(peer, place, actions);
-            self.agenda.note(peer, self.settings.hold_down_ns());
+            self.agenda.note(peer);
         }
     }
 
@@ -510,7 +537,7 @@ impl Engine {
                 }
             }
             peer.settle(self.now_ns, actions);
-            self.agenda.note(peer, self.settings.hold_down_ns());
+            self.agenda.note(peer);
         }
     }
 
@@ -520,7 +547,7 @@ impl Engine {
         let mut rest = self.peers.range_mut(from..);
         for (_, peer) in rest.by_ref().take(CAUGHT_UP_AT_ONCE) {
             peer.catch_up(&self.uplinks, self.now_ns, actions);
-            self.agenda.note(peer, self.settings.hold_down_ns());
+            self.agenda.note(peer);
         }
         self.behind = rest.next().map(|(from, _)| Behind {
             from: *from,
@@ -539,7 +566,7 @@ impl Engine {
             peer.catch_up(&self.uplinks, self.now_ns, actions);
             for place in 0..peer.paths.len() {
                 if due.contains(&peer.paths[place].id) {
-                    peer.judge(place, &self.settings, self.now_ns, actions);
+                    peer.judge(place, self.now_ns, actions);
                 }
             }
             peer.settle(self.now_ns, actions);
@@ -549,7 +576,7 @@ impl Engine {
             for path in &mut peer.paths {
                 path.probe_if_due(self.now_ns, actions);
             }
-            self.agenda.note(peer, self.settings.hold_down_ns());
+            self.agenda.note(peer);
         }
         if self.behind.is_some_and(|behind| behind.at_ns <= self.now_ns) {
             self.catch_up_some(actions);

@@ -6,12 +6,14 @@ use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::{self, DEAD_MIN_UNANSWERED, Flags, Liveness, SUSPECT_MIN_UNANSWERED, Standing};
 use wgxdp_common::table::PathState;
 
+use super::damping::Damping;
 use super::loss::Loss;
+use super::objectives::Conduct;
 use super::rtt::Rtt;
 use super::schedule::Schedule;
 use super::thresholds::Tuner;
-use super::transition::{Cause, is_held_back};
-use super::{Action, PathSpec, PathView};
+use super::transition::{Cause, Patience, carries, is_held_back};
+use super::{Action, PathSpec, PathView, Settings};
 
 #[derive(Clone, Debug)]
 pub(super) struct Path {
@@ -42,6 +44,7 @@ pub(super) struct Path {
     rtt: Rtt,
     loss: Loss,
     tuner: Tuner,
+    damping: Damping,
     schedule: Schedule,
     /// When a probe out of turn is to leave.
     extra_ns: Option<u64>,
@@ -51,8 +54,15 @@ pub(super) struct Path {
 
 impl Path {
     /// A path up on credit. Says everything that the maps must hold of it.
-    pub(super) fn new(spec: &PathSpec, schedule: Schedule, sequence: u32, now_ns: u64, out: &mut Vec<Action>) -> Self {
-        let tuner = Tuner::new(schedule.interval_ns());
+    pub(super) fn new(
+        spec: &PathSpec,
+        schedule: Schedule,
+        loss: Loss,
+        settings: &Settings,
+        now_ns: u64,
+        out: &mut Vec<Action>,
+    ) -> Self {
+        let tuner = Tuner::new(schedule.interval_ns(), loss.gilbert().needed());
         let told = (PathState::Up, 0);
         out.push(Action::SetThresholds {
             path: spec.id,
@@ -81,11 +91,12 @@ impl Path {
             cleared_ns: now_ns,
             clean_since_ns: now_ns,
             asked_ns: now_ns,
-            sequence,
+            sequence: settings.first_sequence,
             refused: 0,
             rtt: Rtt::default(),
-            loss: Loss::default(),
+            loss,
             tuner,
+            damping: settings.damping(),
             schedule,
             extra_ns: None,
             told,
@@ -100,8 +111,25 @@ impl Path {
             rtt: self.rtt.smoothed(),
             loss_ppm: self.loss.ppm(),
             thresholds: self.tuner.thresholds(),
+            patience: self.patience(),
             refused: self.refused,
         }
+    }
+
+    /// What it takes to be dead, and why.
+    pub(super) fn patience(&self) -> Patience {
+        let gilbert = self.loss.gilbert();
+        let (loss, burst) = gilbert.seen();
+        Patience {
+            probes: gilbert.needed(),
+            loss_ppm: (loss * 1e6) as u32,
+            burst_permille: (burst * 1e3) as u32,
+        }
+    }
+
+    /// How it stands to its tunnel's objectives.
+    pub(super) fn conduct(&self) -> &Conduct {
+        self.loss.conduct()
     }
 
     /// Whether a probe sent there could arrive.
@@ -159,6 +187,11 @@ impl Path {
     /// there is one write to a word that user space alone writes, after a proof so fresh that `steer` finds nothing to latch.
     pub(super) fn enter(&mut self, to: PathState, cause: Cause, now_ns: u64, out: &mut Vec<Action>) {
         let (path, flags) = (self.id, self.kernel_flags(to));
+        match (carries(self.state), carries(to)) {
+            (true, false) => self.damping.failed(now_ns),
+            (false, true) => self.damping.returned(now_ns),
+            (true, true) | (false, false) => {}
+        }
         match (is_held_back(self.state), is_held_back(to)) {
             (false, true) => out.push(Action::SetPathFlags { path, flags }),
             (true, false) => {
@@ -181,6 +214,9 @@ impl Path {
         self.uplink_flags = flags;
         self.answer_after_ns = now_ns;
         self.extra_ns = None;
+        if !self.is_usable() {
+            self.loss.interrupt();
+        }
         self.against()
     }
 
@@ -197,6 +233,26 @@ impl Path {
         Some(self.set_uplink_flags(self.uplink_flags, now_ns))
     }
 
+    /// How long it must stay clean before its traffic returns.
+    pub(super) fn hold_down_ns(&self) -> u64 {
+        self.damping.hold_down_ns()
+    }
+
+    /// What it is told when it answers again.
+    pub(super) fn probation(&self) -> Cause {
+        let hold_down = Duration::from_nanos(self.hold_down_ns());
+        if self.damping.is_longer() {
+            Cause::OnLongerProbation(hold_down)
+        } else {
+            Cause::OnProbation(hold_down)
+        }
+    }
+
+    /// Clean for the whole hold-down, but in doubt at its end: looks again in an interval.
+    pub(super) fn put_off_return(&mut self, now_ns: u64) {
+        self.clean_since_ns = (now_ns + self.schedule.interval_ns()).saturating_sub(self.hold_down_ns());
+    }
+
     /// Wants a probe out of turn to leave then.
     pub(super) fn want_probe(&mut self, at_ns: u64) {
         self.extra_ns = Some(at_ns);
@@ -206,6 +262,7 @@ impl Path {
     pub(super) fn reply(&mut self, sequence: u32, rtt: Duration, at_ns: u64, now_ns: u64, out: &mut Vec<Action>) {
         self.rtt.sample(rtt);
         self.loss.answered(sequence);
+        self.loss.sampled(&self.rtt);
         self.tuner.answered(sequence);
         if at_ns > self.proof_ns {
             self.learn(at_ns, self.loss.sent_after(at_ns));
@@ -268,7 +325,7 @@ impl Path {
     }
 
     /// When time alone will change something here; `None` while its uplink is unusable.
-    pub(super) fn wakeup(&self, hold_down_ns: u64) -> Option<u64> {
+    pub(super) fn wakeup(&self) -> Option<u64> {
         if !self.is_usable() {
             return None;
         }
@@ -283,6 +340,7 @@ impl Path {
             PathState::Suspect | PathState::Held => dead(),
             PathState::Down | PathState::Drained => None,
         };
+        let hold_down_ns = self.hold_down_ns();
         let clean = (self.state == PathState::Held && hold_down_ns > 0)
             .then(|| self.clean_since_ns.saturating_add(hold_down_ns));
         [Some(self.next_probe_ns()), silence, clean].into_iter().flatten().min()
@@ -301,7 +359,7 @@ impl Path {
     }
 
     fn retune(&mut self, now_ns: u64, out: &mut Vec<Action>) {
-        if let Some(thresholds) = self.tuner.retune(now_ns, &self.rtt) {
+        if let Some(thresholds) = self.tuner.retune(now_ns, self.loss.gilbert().needed(), &self.rtt) {
             out.push(Action::SetThresholds {
                 path: self.id,
                 thresholds,

@@ -11,9 +11,9 @@ use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Choice, Chooser, Flags, Liveness};
 use wgxdp_common::table::PathState;
 
+use super::Action;
 use super::path::Path;
 use super::transition::{Cause, Event, Failovers, Transition, carries, next};
-use super::{Action, Settings};
 
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
@@ -120,12 +120,11 @@ impl Peer {
         &mut self,
         place: usize,
         (sequence, rtt, at_ns): (u32, Duration, u64),
-        settings: &Settings,
         now_ns: u64,
         out: &mut Vec<Action>,
     ) {
         self.paths[place].reply(sequence, rtt, at_ns, now_ns, out);
-        self.judge_answer(place, settings, now_ns, out);
+        self.judge_answer(place, now_ns, out);
         self.paths[place].tell_status(out);
     }
 
@@ -141,7 +140,6 @@ impl Peer {
         &mut self,
         place: usize,
         (proof_ns, unanswered, latched_ns): (u64, u64, Option<u64>),
-        settings: &Settings,
         now_ns: u64,
         out: &mut Vec<Action>,
     ) {
@@ -156,11 +154,11 @@ impl Peer {
             Some(_) | None => {}
         }
         self.paths[place].learn(proof_ns, unanswered);
-        self.judge_answer(place, settings, now_ns, out);
+        self.judge_answer(place, now_ns, out);
     }
 
     /// Time passed: what does the silence of the path say?
-    pub(super) fn judge(&mut self, place: usize, settings: &Settings, now_ns: u64, out: &mut Vec<Action>) {
+    pub(super) fn judge(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
         let path = &mut self.paths[place];
         path.pass_time(now_ns, out);
         let silence = Duration::from_nanos(path.silence_ns(now_ns));
@@ -170,28 +168,50 @@ impl Peer {
                 return self.convict(place, silence, proof_ns, now_ns, out);
             }
             Liveness::Suspect => self.step(place, Event::Silent, Cause::Silence(silence), now_ns, out),
-            Liveness::Live => self.judge_answer(place, settings, now_ns, out),
+            Liveness::Live => self.judge_answer(place, now_ns, out),
         }
-        let path = &mut self.paths[place];
-        if path.state == PathState::Held {
-            if path.is_silent_for_dead_after(now_ns) {
-                // Not asked often enough to be dead: what was not seen to be clean does not count. A lost probe or two are not unclean, or a path
-                // that loses one in a hundred would never get its traffic back.
-                path.clean_since_ns = now_ns;
-            } else if now_ns.saturating_sub(path.clean_since_ns) >= settings.hold_down_ns() {
-                self.step(
-                    place,
-                    Event::Clean,
-                    Cause::HoldDownOver(settings.hold_down),
-                    now_ns,
-                    out,
-                );
-            }
+        match self.paths[place].state {
+            PathState::Up => self.judge_conduct(place, now_ns, out),
+            PathState::Held => self.judge_probation(place, now_ns, out),
+            PathState::Suspect | PathState::Down | PathState::Drained => {}
         }
     }
 
+    /// Does the path violate an objective that another one keeps?
+    fn judge_conduct(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
+        let better = |path: &Path| path.state == PathState::Up && path.conduct().is_better();
+        if let Some(violation) = self.paths[place].conduct().violation()
+            && self.paths.iter().any(better)
+        {
+            self.step(place, Event::Surpassed, Cause::Violates(violation), now_ns, out);
+        }
+    }
+
+    /// Has a held path been clean for long enough?
+    fn judge_probation(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
+        let path = &mut self.paths[place];
+        if path.conduct().violation().is_some() {
+            path.clean_since_ns = now_ns;
+            return;
+        }
+        if path.is_silent_for_dead_after(now_ns) {
+            // Not asked often enough to be dead: what was not seen to be clean does not count. A lost probe or two are not unclean, or a path
+            // that loses one in a hundred would never get its traffic back.
+            path.clean_since_ns = now_ns;
+        }
+        if now_ns.saturating_sub(path.clean_since_ns) < path.hold_down_ns() {
+            return;
+        }
+        if path.assess(now_ns) == Liveness::Suspect {
+            // Traffic does not return to a path in doubt: the next probe tells.
+            return path.put_off_return(now_ns);
+        }
+        let cause = Cause::HoldDownOver(Duration::from_nanos(path.hold_down_ns()));
+        self.step(place, Event::Clean, cause, now_ns, out);
+    }
+
     /// Whether the last known proof is an answer that changes something.
-    fn judge_answer(&mut self, place: usize, settings: &Settings, now_ns: u64, out: &mut Vec<Action>) {
+    fn judge_answer(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
         let path = &self.paths[place];
         let answers = match path.state {
             // A proof that has grown old since is no reason to go there.
@@ -206,7 +226,7 @@ impl Peer {
         }
         let needed = !self.paths.iter().any(|p| carries(p.state));
         let cause = match (self.paths[place].state, needed) {
-            (PathState::Down, false) => Cause::OnProbation(settings.hold_down),
+            (PathState::Down, false) => self.paths[place].probation(),
             (PathState::Down, true) if self.paths.len() > 1 => Cause::NothingBetter,
             _ => Cause::Answered,
         };
@@ -260,12 +280,14 @@ impl Peer {
         }
         for (index, Change { path, from, to, cause }) in self.changes.drain(..).enumerate() {
             let moved = mover == Some(index);
+            let told = self.paths.iter().find(|p| p.id == path);
             out.push(Action::Report(Transition {
                 peer: self.id,
                 path,
                 from,
                 to,
                 cause,
+                patience: told.map(Path::patience).unwrap_or_default(),
                 now_on: self.active,
                 moved,
             }));

@@ -11,7 +11,7 @@ use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::table::PathState;
 
 use super::path_range;
-use super::transition::{Cause, Transition};
+use super::transition::{Cause, Patience, Transition};
 
 /// What peers and paths are called.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +75,7 @@ impl Names {
             from,
             to,
             cause,
+            patience,
             now_on,
             moved,
         } = transition;
@@ -82,7 +83,12 @@ impl Names {
             Some(name) if self.peers.len() > 1 => format!("{name}: "),
             _ => String::new(),
         };
-        let what = What { from, to, cause };
+        let what = What {
+            from,
+            to,
+            cause,
+            patience,
+        };
         let traffic = match now_on {
             Some(now_on) if moved => format!(" → {}", self.path(now_on)),
             None if to == PathState::Down => "; no path left, trying all".to_owned(),
@@ -96,8 +102,20 @@ impl Transition {
     /// What happened, without to whom and what of it.
     #[must_use]
     pub fn what(&self) -> String {
-        let &Self { from, to, cause, .. } = self;
-        What { from, to, cause }.to_string()
+        let &Self {
+            from,
+            to,
+            cause,
+            patience,
+            ..
+        } = self;
+        What {
+            from,
+            to,
+            cause,
+            patience,
+        }
+        .to_string()
     }
 }
 
@@ -106,10 +124,22 @@ struct What {
     from: PathState,
     to: PathState,
     cause: Cause,
+    patience: Patience,
 }
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.happened(f)?;
+        let patience = self.patience.to_string();
+        if self.to == PathState::Down && matches!(self.cause, Cause::Silence(_)) && !patience.is_empty() {
+            write!(f, " ({patience})")?;
+        }
+        Ok(())
+    }
+}
+
+impl What {
+    fn happened(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.to, self.cause) {
             (PathState::Down, Cause::Silence(silence)) if self.from == PathState::Held => {
                 write!(f, "down again after {} silence", Brief(silence))
@@ -118,8 +148,16 @@ impl fmt::Display for What {
             (to, Cause::NoCarrier) => write!(f, "{}: no carrier", to.as_str()),
             (to, Cause::AdminDown) => write!(f, "{}: set down by the administrator", to.as_str()),
             (to, Cause::Absent) => write!(f, "{}: its device or address is gone", to.as_str()),
+            (to, Cause::Violates(violation)) => write!(f, "{}: {violation}", to.as_str()),
             (_, Cause::Answered) => f.write_str("answers again"),
             (_, Cause::OnProbation(hold_down)) => write!(f, "answers again, held for {}", Brief(hold_down)),
+            (_, Cause::OnLongerProbation(hold_down)) => {
+                write!(
+                    f,
+                    "answers again, held for {} because it keeps failing",
+                    Brief(hold_down)
+                )
+            }
             (to, Cause::HoldDownOver(hold_down)) => write!(f, "{} after {} clean", to.as_str(), Brief(hold_down)),
             (_, Cause::NothingBetter) if self.from == PathState::Down => f.write_str("answers again, nothing better"),
             (to, Cause::NothingBetter) => write!(f, "{} before its time: nothing better", to.as_str()),
@@ -146,6 +184,7 @@ impl fmt::Display for Brief {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Violation;
     use super::*;
 
     const A: PathId = PathId(0);
@@ -166,8 +205,40 @@ mod tests {
             from,
             to,
             cause,
+            patience: Patience::default(),
             now_on: Some(B),
             moved: true,
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_given_more_time_to_die_says_why_when_it_does() {
+        let patience = |probes, loss_ppm, burst_permille| Patience {
+            probes,
+            loss_ppm,
+            burst_permille,
+        };
+        let after = |ms| Cause::Silence(Duration::from_millis(ms));
+        let down = |cause, patience| Transition {
+            patience,
+            ..transition(PathState::Suspect, PathState::Down, cause)
+        };
+        let rows = [
+            (
+                down(after(640), patience(12, 204_000, 1253)),
+                "isp-a down after 640 ms silence (needs 12 probes: loss 20 %, bursts of 1.3) → isp-b",
+            ),
+            (
+                down(after(240), patience(4, 9_600, 1000)),
+                "isp-a down after 240 ms silence (needs 4 probes: loss 1.0 %, bursts of 1.0) → isp-b",
+            ),
+            (
+                down(Cause::NoCarrier, patience(12, 204_000, 1253)),
+                "isp-a down: no carrier → isp-b",
+            ),
+        ];
+        for (transition, line) in rows {
+            assert_eq!(names().line(&transition), line);
         }
     }
 
@@ -208,6 +279,17 @@ mod tests {
                 "isp-a down after 64 ms silence; no path left, trying all",
             ),
             (
+                to_b(
+                    Up,
+                    Held,
+                    Cause::Violates(Violation::Loss {
+                        seen_ppm: 211_000,
+                        most_ppm: 50_000,
+                    }),
+                ),
+                "isp-a held: loss 21 % above max-loss 5 % → isp-b",
+            ),
+            (
                 stays(Held, Down, Cause::Silence(ms(1250))),
                 "isp-a down again after 1.2 s silence",
             ),
@@ -219,6 +301,10 @@ mod tests {
             (
                 stays(Down, Held, Cause::OnProbation(s(10))),
                 "isp-a answers again, held for 10 s",
+            ),
+            (
+                stays(Down, Held, Cause::OnLongerProbation(s(40))),
+                "isp-a answers again, held for 40 s because it keeps failing",
             ),
             (
                 to_a(Held, Up, Cause::HoldDownOver(s(10))),

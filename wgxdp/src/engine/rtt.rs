@@ -42,6 +42,11 @@ impl Rtt {
         self.estimate.map(|e| e.smoothed)
     }
 
+    /// The mean deviation of the round-trip time (RTTVAR), once the path has answered.
+    pub(super) fn deviation(&self) -> Option<Duration> {
+        self.estimate.map(|e| e.deviation)
+    }
+
     /// How much later than the mean an answer may come (4 × RTTVAR).
     pub(super) fn variation(&self) -> Duration {
         self.estimate.map_or(INITIAL, |e| e.deviation * 4)

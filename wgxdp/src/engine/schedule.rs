@@ -25,6 +25,11 @@ impl Schedule {
         }
     }
 
+    /// The time between two probes.
+    pub(super) fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval_ns)
+    }
+
     /// The time between two probes, in nanoseconds.
     pub(super) fn interval_ns(&self) -> u64 {
         self.interval_ns

@@ -4,14 +4,18 @@
 //! arrive every `I` too. So what matters is not the round trip but by how much one answer may come later than another: the **margin**.
 //!
 //! ```text
-//!   last answer      1st missing     2nd missing     3rd missing
-//!   ─────┼───────────────┼───────┬───────┼───────────────┼────┬──→ silence
-//!        0               I    1.5 I     2 I             3 I   │
-//!                                └ suspect_after = 1.5 I + m  └ dead_after = 3 I + m
+//!   last answer      1st missing     2nd missing          k-th missing
+//!   ─────┼───────────────┼───────┬───────┼───────── … ────────┼────┬──→ silence
+//!        0               I    1.5 I     2 I                  k I   │
+//!                                └ suspect_after = 1.5 I + m       └ dead_after = min(k I, max(10 s, 3 I)) + m
 //!
 //!   m = max(I / 4, 2 ms, 4 × RTTVAR)          RTTVAR as in RFC 6298 section 2; before the first answer 4 × RTTVAR counts as 1 s
+//!   k ≥ 3                                     by the way in which the path loses probes: see `gilbert`
 //! ```
 //!
+//! - k is what keeps false verdicts within the path's share of the budget. When k lost probes are followed by an answered one, the silence reaches
+//!   (k + 1) I, which is too long; with k − 1 it is k I, and m is for those. Nobody waits longer than [`LONGEST`] for a path that
+//!   loses ever so many probes in a row: there the budget is not kept.
 //! - The floor `I / 4` is for our own prober: the third probe may leave that much late and still have its chance to be answered in time.
 //! - 4 × RTTVAR is for the network. With `I` = 20 ms a steady path is dead 65 ms after its last answer, be its round trip 0.2 ms or 200 ms.
 //! - A round trip that grows at once by less than 2 `I` + m never looks dead, and widens the margin at once. A path whose round trip grows at once by
@@ -25,12 +29,14 @@
 
 use std::time::Duration;
 
-use wgxdp_common::liveness::Thresholds;
+use wgxdp_common::liveness::{DEAD_MIN_UNANSWERED, Thresholds};
 
 use super::rtt::Rtt;
 
 /// The margin is never smaller: timers are no finer.
 const SMALLEST_MARGIN: Duration = Duration::from_millis(2);
+/// No path is given more time for its losses, unless three intervals are longer.
+const LONGEST: Duration = Duration::from_secs(10);
 /// Smaller changes than this, and than a twentieth, are not worth a write.
 const NOTICEABLE: Duration = Duration::from_millis(1);
 
@@ -56,8 +62,9 @@ struct Gap {
 }
 
 impl Tuner {
-    pub(super) fn new(interval_ns: u64) -> Self {
-        let told = steady(interval_ns, &Rtt::default());
+    /// Of a path that is dead when this many probes are missed.
+    pub(super) fn new(interval_ns: u64, needed: u64) -> Self {
+        let told = steady(interval_ns, needed, &Rtt::default());
         Self {
             interval_ns,
             told,
@@ -79,7 +86,7 @@ impl Tuner {
         }
         let answer_ns = rtt.bound().as_nanos() as u64;
         let extra_ns = unasked_ns.max(now_ns.saturating_sub(proof_ns)) + answer_ns;
-        let until_ns = now_ns + answer_ns + steady(self.interval_ns, rtt).dead_after_ns();
+        let until_ns = now_ns + answer_ns + steady(self.interval_ns, DEAD_MIN_UNANSWERED, rtt).dead_after_ns();
         self.gap = Some(Gap {
             sequence,
             extra_ns,
@@ -97,15 +104,17 @@ impl Tuner {
     }
 
     /// The thresholds of this moment, if they differ noticeably from what the kernel was told.
-    pub(super) fn retune(&mut self, now_ns: u64, rtt: &Rtt) -> Option<Thresholds> {
+    pub(super) fn retune(&mut self, now_ns: u64, needed: u64, rtt: &Rtt) -> Option<Thresholds> {
         self.gap = self.gap.filter(|gap| now_ns < gap.until_ns);
-        let steady = steady(self.interval_ns, rtt);
+        let steady = steady(self.interval_ns, needed, rtt);
         let wanted = self.gap.map_or(steady, |gap| stretch(steady, gap.extra_ns));
-        let (old_ns, new_ns) = (self.told.dead_after_ns(), wanted.dead_after_ns());
-        let worth_ns = (NOTICEABLE.as_nanos() as u64).max(old_ns / 20);
+        let noticeable =
+            |old_ns: u64, new_ns: u64| old_ns.abs_diff(new_ns) >= (NOTICEABLE.as_nanos() as u64).max(old_ns / 20);
+        let worth_it = noticeable(self.told.suspect_after_ns(), wanted.suspect_after_ns())
+            || noticeable(self.told.dead_after_ns(), wanted.dead_after_ns());
         // The tightest thresholds are always told, so that they do not end up five per cent wide for ever.
-        let tightest = new_ns < old_ns && wanted == tightest(self.interval_ns);
-        (old_ns.abs_diff(new_ns) >= worth_ns || tightest).then(|| {
+        let tightest = wanted != self.told && wanted == tightest(self.interval_ns);
+        (worth_it || tightest).then(|| {
             self.told = wanted;
             wanted
         })
@@ -113,17 +122,19 @@ impl Tuner {
 }
 
 /// The thresholds of a path that is asked regularly.
-fn steady(interval_ns: u64, rtt: &Rtt) -> Thresholds {
-    with_margin(interval_ns, rtt.variation().as_nanos() as u64)
+fn steady(interval_ns: u64, needed: u64, rtt: &Rtt) -> Thresholds {
+    with_margin(interval_ns, needed, rtt.variation().as_nanos() as u64)
 }
 
 fn tightest(interval_ns: u64) -> Thresholds {
-    with_margin(interval_ns, 0)
+    with_margin(interval_ns, DEAD_MIN_UNANSWERED, 0)
 }
 
-fn with_margin(interval_ns: u64, variation_ns: u64) -> Thresholds {
+fn with_margin(interval_ns: u64, needed: u64, variation_ns: u64) -> Thresholds {
     let margin_ns = variation_ns.max(interval_ns / 4).max(SMALLEST_MARGIN.as_nanos() as u64);
-    from_ns(interval_ns + interval_ns / 2 + margin_ns, 3 * interval_ns + margin_ns)
+    let longest_ns = (LONGEST.as_nanos() as u64).max(DEAD_MIN_UNANSWERED * interval_ns);
+    let missed_ns = needed.saturating_mul(interval_ns).min(longest_ns);
+    from_ns(interval_ns + interval_ns / 2 + margin_ns, missed_ns + margin_ns)
 }
 
 fn stretch(thresholds: Thresholds, extra_ns: u64) -> Thresholds {
@@ -147,10 +158,10 @@ mod tests {
     const INTERVAL: u64 = 20 * MS;
 
     fn after(samples: impl IntoIterator<Item = Duration>) -> (Tuner, Rtt) {
-        let (mut tuner, mut rtt) = (Tuner::new(INTERVAL), Rtt::default());
+        let (mut tuner, mut rtt) = (Tuner::new(INTERVAL, 3), Rtt::default());
         for sample in samples {
             rtt.sample(sample);
-            tuner.retune(0, &rtt);
+            tuner.retune(0, 3, &rtt);
         }
         (tuner, rtt)
     }
@@ -169,7 +180,25 @@ mod tests {
 
     #[test]
     fn a_path_that_never_answered_is_given_a_second_more() {
-        assert_eq!(Tuner::new(INTERVAL).thresholds(), Thresholds::new(1_030_000, 1_060_000));
+        assert_eq!(
+            Tuner::new(INTERVAL, 3).thresholds(),
+            Thresholds::new(1_030_000, 1_060_000)
+        );
+    }
+
+    #[test]
+    fn what_it_takes_more_to_be_dead_does_not_put_off_suspicion_and_nobody_waits_ten_seconds_for_it() {
+        let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(20)));
+        for (needed, dead_after_ms) in [(12, 245), (64, 1285), (500, 10_005), (10_000, 10_005)] {
+            tuner.retune(0, needed, &rtt);
+            assert_eq!(
+                tuner.thresholds(),
+                Thresholds::new(35_000, dead_after_ms * 1000),
+                "{needed} probes"
+            );
+        }
+        let rare = with_margin(60_000 * MS, 12, 0);
+        assert_eq!(rare.dead_after_ns(), 195_000 * MS, "three intervals at least");
     }
 
     #[test]
@@ -188,7 +217,7 @@ mod tests {
         let (mut tuner, mut rtt) = after((0..100).map(|_| Duration::from_millis(200)));
         for us in [200_100, 199_900, 200_200, 200_000] {
             rtt.sample(Duration::from_micros(us));
-            assert_eq!(tuner.retune(0, &rtt), None);
+            assert_eq!(tuner.retune(0, 3, &rtt), None);
         }
     }
 
@@ -197,20 +226,20 @@ mod tests {
         let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(200)));
         let now = 100_000 * MS;
         tuner.resume(1000, now, now - 60_000 * MS, now - 59_800 * MS, &rtt);
-        let told = tuner.retune(now, &rtt).expect("stretched");
+        let told = tuner.retune(now, 3, &rtt).expect("stretched");
         assert!(
             told.dead_after_ns() >= 60_265 * MS && told.suspect_after_ns() >= 60_235 * MS,
             "{told:?}"
         );
         tuner.answered(999);
         assert_eq!(
-            tuner.retune(now + MS, &rtt),
+            tuner.retune(now + MS, 3, &rtt),
             None,
             "a probe from before the gap says nothing of it"
         );
         tuner.answered(1000);
         assert_eq!(
-            tuner.retune(now + 200 * MS, &rtt),
+            tuner.retune(now + 200 * MS, 3, &rtt),
             Some(Thresholds::new(35_000, 65_000))
         );
     }
@@ -220,32 +249,32 @@ mod tests {
         let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(200)));
         let (now, proof) = (100_000 * MS, 40_200 * MS);
         tuner.resume(1000, now, now - 60_000 * MS, proof, &rtt);
-        assert!(tuner.retune(now + 264 * MS, &rtt).is_some(), "still stretched");
+        assert!(tuner.retune(now + 264 * MS, 3, &rtt).is_some(), "still stretched");
         assert_eq!(
-            tuner.retune(now + 266 * MS, &rtt),
+            tuner.retune(now + 266 * MS, 3, &rtt),
             Some(Thresholds::new(35_000, 65_000))
         );
         tuner.resume(1001, now + 300 * MS, now, proof, &rtt);
-        assert_eq!(tuner.retune(now + 300 * MS, &rtt), None, "no sign of life since");
+        assert_eq!(tuner.retune(now + 300 * MS, 3, &rtt), None, "no sign of life since");
         tuner.resume(1001, now + 300 * MS, now, now + MS, &rtt);
-        assert!(tuner.retune(now + 300 * MS, &rtt).is_some(), "alive since");
+        assert!(tuner.retune(now + 300 * MS, 3, &rtt).is_some(), "alive since");
     }
 
     #[test]
     fn a_prober_that_is_a_little_late_is_granted_nothing() {
         let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(1)));
         tuner.resume(7, 100 * MS, 100 * MS - 29 * MS, 72 * MS, &rtt);
-        assert_eq!(tuner.retune(100 * MS, &rtt), None);
+        assert_eq!(tuner.retune(100 * MS, 3, &rtt), None);
     }
 
     proptest! {
         #[test]
-        fn suspicion_comes_before_death_and_nothing_overflows(interval_ms in 1u64..100_000, rtt_ns: u64, now: u64, asked: u64, proof: u64) {
-            let (mut tuner, mut rtt) = (Tuner::new(interval_ms * MS), Rtt::default());
+        fn suspicion_comes_before_death_and_nothing_overflows(interval_ms in 1u64..100_000, needed in 3u64..100_000, rtt_ns: u64, now: u64, asked: u64, proof: u64) {
+            let (mut tuner, mut rtt) = (Tuner::new(interval_ms * MS, needed), Rtt::default());
             rtt.sample(Duration::from_nanos(rtt_ns));
             let (now, asked, proof) = (now / 4, asked / 4, proof / 4);
             tuner.resume(1, now, asked, proof, &rtt);
-            tuner.retune(now, &rtt);
+            tuner.retune(now, needed, &rtt);
             let told = tuner.thresholds();
             prop_assert!(told.suspect_after_ns() <= told.dead_after_ns());
             prop_assert!(told.dead_after_ns() >= 3 * interval_ms * MS);

@@ -1,20 +1,25 @@
 //! The states of a path and what moves it between them. This is the one place that says so:
 //!
-//! | | silent | dead, flagged | answered, not needed | answered, needed | clean | needed |
-//! |---|---|---|---|---|---|---|
-//! | **up** | suspect | down | · | · | · | · |
-//! | **suspect** | · | down | up | up | · | · |
-//! | **down** | · | · | held | up | · | · |
-//! | **held** | · | down | · | · | up | up |
-//! | **drained** | · | · | · | · | · | · |
+//! | | silent | dead, flagged | surpassed | answered, not needed | answered, needed | clean | needed |
+//! |---|---|---|---|---|---|---|---|
+//! | **up** | suspect | down | held | · | · | · | · |
+//! | **suspect** | · | down | · | up | up | · | · |
+//! | **down** | · | · | · | held | up | · | · |
+//! | **held** | · | down | · | · | · | up | up |
+//! | **drained** | · | · | · | · | · | · | · |
+//!
+//! A path is *surpassed* when it violates an objective of its tunnel and another path, which is up, keeps them all. It is clean only while it violates none.
 //!
 //! A path is *needed* when no other path of its peer is up or suspect: a path on probation is better than none, so a peer's only path is never held.
 
+use std::fmt;
 use std::time::Duration;
 
 use wgxdp_common::id::{PathId, PeerId};
-use wgxdp_common::liveness::Flags;
+use wgxdp_common::liveness::{DEAD_MIN_UNANSWERED, Flags};
 use wgxdp_common::table::PathState;
+
+use super::objectives::Violation;
 
 /// What can happen to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub(super) enum Event {
     Dead,
     /// Its uplink cannot carry anything.
     Flagged,
+    /// It violates an objective that a better path keeps.
+    Surpassed,
     /// It proved itself.
     Answered {
         /// No other path of the peer is up or suspect.
@@ -38,18 +45,18 @@ pub(super) enum Event {
 
 /// Where an event leads; `None`: nowhere.
 pub(super) fn next(state: PathState, event: Event) -> Option<PathState> {
-    use Event::{Answered, Clean, Dead, Flagged, Needed, Silent};
+    use Event::{Answered, Clean, Dead, Flagged, Needed, Silent, Surpassed};
     use PathState::{Down, Drained, Held, Suspect, Up};
     match (state, event) {
         (Up, Silent) => Some(Suspect),
         (Up | Suspect | Held, Dead | Flagged) => Some(Down),
         (Suspect, Answered { .. }) | (Down, Answered { needed: true }) | (Held, Clean | Needed) => Some(Up),
-        (Down, Answered { needed: false }) => Some(Held),
+        (Up, Surpassed) | (Down, Answered { needed: false }) => Some(Held),
         (Up, Answered { .. } | Clean | Needed)
-        | (Suspect, Silent | Clean | Needed)
-        | (Down, Silent | Dead | Flagged | Clean | Needed)
-        | (Held, Silent | Answered { .. })
-        | (Drained, Silent | Dead | Flagged | Answered { .. } | Clean | Needed) => None,
+        | (Suspect, Silent | Surpassed | Clean | Needed)
+        | (Down, Silent | Dead | Flagged | Surpassed | Clean | Needed)
+        | (Held, Silent | Surpassed | Answered { .. })
+        | (Drained, Silent | Dead | Flagged | Surpassed | Answered { .. } | Clean | Needed) => None,
     }
 }
 
@@ -82,10 +89,14 @@ pub enum Cause {
     AdminDown,
     /// Its uplink's device does not exist, or has no address of the endpoint's family.
     Absent,
+    /// It violates an objective of its tunnel, and another path keeps it.
+    Violates(Violation),
     /// It proved itself.
     Answered,
     /// It proved itself, and must stay clean this long before traffic returns.
     OnProbation(Duration),
+    /// The same, and this long because it has failed soon after its return before.
+    OnLongerProbation(Duration),
     /// It stayed clean this long.
     HoldDownOver(Duration),
     /// It is on probation still, but no other path of the peer is better.
@@ -113,9 +124,13 @@ impl Cause {
             Self::NoCarrier => MoveReason::NoCarrier,
             Self::AdminDown => MoveReason::AdminDown,
             Self::Absent => MoveReason::Absent,
-            Self::Started | Self::Answered | Self::OnProbation(_) | Self::HoldDownOver(_) | Self::NothingBetter => {
-                MoveReason::Recovery
-            }
+            Self::Violates(_) => MoveReason::Brownout,
+            Self::Started
+            | Self::Answered
+            | Self::OnProbation(_)
+            | Self::OnLongerProbation(_)
+            | Self::HoldDownOver(_)
+            | Self::NothingBetter => MoveReason::Recovery,
         }
     }
 }
@@ -131,17 +146,20 @@ pub enum MoveReason {
     AdminDown,
     /// Its uplink is gone.
     Absent,
+    /// It violated an objective of its tunnel.
+    Brownout,
     /// A better path, or the only one, came back.
     Recovery,
 }
 
 impl MoveReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Silence,
         Self::NoCarrier,
         Self::AdminDown,
         Self::Absent,
+        Self::Brownout,
         Self::Recovery,
     ];
 
@@ -153,6 +171,7 @@ impl MoveReason {
             Self::NoCarrier => "no_carrier",
             Self::AdminDown => "admin_down",
             Self::Absent => "absent",
+            Self::Brownout => "brownout",
             Self::Recovery => "recovery",
         }
     }
@@ -179,6 +198,48 @@ impl Failovers {
     }
 }
 
+/// How many probes in a row a path must miss to be dead, and what it did to deserve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// At least three.
+    pub probes: u64,
+    /// The loss that its judge reckons with, in parts per million.
+    pub loss_ppm: u32,
+    /// The mean length of a run of losses, in thousandths of a probe.
+    pub burst_permille: u32,
+}
+
+impl Patience {
+    /// Of a path that loses nothing worth speaking of.
+    const LEAST: u64 = DEAD_MIN_UNANSWERED;
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            probes: Self::LEAST,
+            loss_ppm: 0,
+            burst_permille: 1000,
+        }
+    }
+}
+
+/// `needs 12 probes: loss 20 %, bursts of 1.3`; nothing for a path that is judged by three like any.
+impl fmt::Display for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.probes == Self::LEAST {
+            return Ok(());
+        }
+        let (loss, burst) = (f64::from(self.loss_ppm) / 1e4, f64::from(self.burst_permille) / 1e3);
+        let decimals = usize::from(loss < 10.0);
+        write!(
+            f,
+            "needs {} probes: loss {loss:.decimals$} %, bursts of {burst:.1}",
+            self.probes
+        )
+    }
+}
+
 /// One path's change of state, and what it means for its peer's traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
@@ -192,6 +253,8 @@ pub struct Transition {
     pub to: PathState,
     /// Why.
     pub cause: Cause,
+    /// What it took, or would take, to be dead.
+    pub patience: Patience,
     /// Who carries the peer's traffic from now on; `None`: no path is left, all are tried.
     pub now_on: Option<PathId>,
     /// Whether it was this change that put the traffic there.

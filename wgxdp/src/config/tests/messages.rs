@@ -419,6 +419,10 @@ fn numbers_and_durations_out_of_range_are_told_the_range() {
             ":8: hold-down must be from \"0s\" to \"24h\", not \"2days\"",
         ),
         (
+            detection("max-hold-down = '25h'"),
+            ":8: max-hold-down must be from \"0s\" to \"24h\", not \"25h\"",
+        ),
+        (
             detection("false-failovers-per-week = 0"),
             ":8: false-failovers-per-week must be a number from 0.001 to 1000, not 0",
         ),
@@ -494,6 +498,42 @@ fn a_tunnel_s_mtu_is_wireguard_s_or_follows_what_fits() {
     assert_eq!(of("mtu = 'auto'\nclamp-mss = true"), (Some(TunnelMtu::Auto), true));
     assert_eq!(of("clamp-mss = false"), (None, false));
     assert_eq!(of(""), (None, false));
+}
+
+#[test]
+fn objectives_have_units_and_bounds() {
+    let loss = "from \"0.1%\" to \"50%\", or a share of 1 from 0.001 to 0.5";
+    promises([
+        (
+            tunnel("max-loss = '5'"),
+            &format!(":7: max-loss must be {loss}, not \"5\""),
+        ),
+        (tunnel("max-loss = 5"), &format!(":7: max-loss must be {loss}, not 5")),
+        (
+            tunnel("max-loss = '-1%'"),
+            &format!(":7: max-loss must be {loss}, not \"-1%\""),
+        ),
+        (
+            tunnel("max-rtt = '2m'"),
+            ":7: max-rtt must be from \"1ms\" to \"60s\", not \"2m\"",
+        ),
+        (
+            tunnel("max-jitter = 30"),
+            ":7: max-jitter must be a duration with its unit, such as \"50ms\" or \"10s\", not 30",
+        ),
+        (
+            tunnel("max-los = '5%'"),
+            ":7: unknown key \"max-los\" in [[tunnel]]; did you mean \"max-loss\"?",
+        ),
+    ]);
+    let of = |keys: &str| valid(&tunnel(keys)).tunnels()[0].objectives;
+    assert_eq!(of(""), Objectives::default());
+    for five_percent in ["'5%'", "'5.0 %'", "0.05"] {
+        assert_eq!(of(&format!("max-loss = {five_percent}")).max_loss_ppm, Some(50_000));
+    }
+    let ms = |ms| Some(Duration::from_millis(ms));
+    let both = of("max-rtt = '150ms'\nmax-jitter = '30ms'");
+    assert_eq!((both.max_rtt, both.max_jitter), (ms(150), ms(30)));
 }
 
 #[test]

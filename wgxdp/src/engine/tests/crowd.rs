@@ -7,7 +7,7 @@ use wgxdp_common::liveness::Flags;
 use wgxdp_common::table::PathState;
 
 use super::sim::{MS, S, START, settings};
-use crate::engine::{Action, Engine, Input, PathSpec, PeerSpec};
+use crate::engine::{Action, Engine, Input, Objectives, PathSpec, PeerSpec};
 
 const UPLINK_A: UplinkId = UplinkId(0);
 const UPLINK_B: UplinkId = UplinkId(1);
@@ -22,6 +22,7 @@ fn crowd(peers: u32, uplinks: &[UplinkId]) -> Engine {
     };
     let peer = |id| PeerSpec {
         id,
+        objectives: Objectives::default(),
         paths: (0..).zip(uplinks).map(|of_uplink| path(id, of_uplink)).collect(),
     };
     let peers: Vec<_> = (0..peers).map(PeerId).map(peer).collect();

@@ -263,3 +263,28 @@ fn the_paths_probes_are_spread_over_the_interval() {
     assert!(sim.probes.windows(2).all(|pair| pair[1].0 - pair[0].0 == INTERVAL / 4));
     assert_eq!(sim.probes.len(), 4 * 500 + 1);
 }
+
+#[test]
+fn a_path_that_dies_after_each_return_is_trusted_later_each_time() {
+    // Dead for a second whenever it has carried traffic for a second.
+    let mut sim = Sim::new(vec![Net::new(NEAR), Net::new(NEAR)], true);
+    let mut held_for = Vec::new();
+    for _ in 0..4 {
+        sim.run(sim.now() + S);
+        assert_eq!(sim.state(A), Up);
+        let cut = sim.now();
+        sim.nets[0].cuts.push(cut..cut + S);
+        sim.run(cut + 2 * S);
+        let held = *sim.arrivals(A, Held).last().expect("it answers again");
+        while sim.state(A) != Up {
+            sim.run(sim.now() + INTERVAL);
+        }
+        held_for.push((*sim.arrivals(A, Up).last().expect("up") - held) / S);
+    }
+    assert_eq!(held_for, [10, 20, 40, 80]);
+    let said = sim
+        .reports
+        .iter()
+        .filter(|(_, t)| matches!(t.cause, Cause::OnLongerProbation(_)));
+    assert_eq!(said.count(), 3, "and it is said why");
+}

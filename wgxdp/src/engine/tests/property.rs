@@ -8,7 +8,7 @@ use wgxdp_common::table::PathState;
 
 use super::sim::{INTERVAL, MS, S, START, settings};
 use crate::engine::transition::{carries, is_held_back};
-use crate::engine::{Action, Engine, Input, PathSpec, PeerSpec};
+use crate::engine::{Action, Engine, Input, Objectives, PathSpec, PeerSpec};
 
 const PEERS: u32 = 3;
 const UPLINKS: u32 = 3;
@@ -29,6 +29,11 @@ fn peers() -> Vec<PeerSpec> {
         PeerSpec {
             id,
             paths: (0..if peer == 2 { 1 } else { UPLINKS }).map(path).collect(),
+            objectives: Objectives {
+                max_loss_ppm: Some(50_000),
+                max_rtt: Some(Duration::from_millis(100)),
+                max_jitter: None,
+            },
         }
     };
     (0..PEERS).map(spec).collect()
@@ -288,11 +293,8 @@ fn check(engine: &Engine, maps: &Maps) -> Result<(), TestCaseError> {
 
 /// The agenda is what asking every path would give.
 fn check_agenda(engine: &Engine) -> Result<(), TestCaseError> {
-    let hold_down_ns = engine.settings.hold_down_ns();
     let paths = engine.peers.values().flat_map(|peer| &peer.paths);
-    let wakeups: BTreeMap<PathId, u64> = paths
-        .filter_map(|path| Some((path.id, path.wakeup(hold_down_ns)?)))
-        .collect();
+    let wakeups: BTreeMap<PathId, u64> = paths.filter_map(|path| Some((path.id, path.wakeup()?))).collect();
     let first = wakeups.values().copied().chain(engine.hint_ns).min();
     prop_assert_eq!(engine.next_wakeup(), first);
     for later in [0, MS, S] {

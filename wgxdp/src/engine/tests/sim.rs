@@ -9,7 +9,7 @@ use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{self, Choice, Chooser, Flags, Liveness, Standing, Thresholds};
 use wgxdp_common::table::{PathState, Proof};
 
-use crate::engine::{Action, Engine, Input, PathSpec, PeerSpec, Settings, Transition};
+use crate::engine::{Action, Engine, Input, Objectives, PathSpec, PeerSpec, Settings, Transition};
 
 pub(super) const US: u64 = 1000;
 pub(super) const MS: u64 = 1000 * US;
@@ -26,6 +26,7 @@ pub(super) fn settings() -> Settings {
     Settings {
         hold_down: Duration::from_nanos(HOLD_DOWN),
         first_sequence: u32::MAX - 5,
+        ..Settings::default()
     }
 }
 
@@ -39,6 +40,7 @@ pub(super) fn one_peer(count: u32) -> Vec<PeerSpec> {
     vec![PeerSpec {
         id: PEER,
         paths: (0..count).map(path).collect(),
+        objectives: Objectives::default(),
     }]
 }
 
@@ -132,7 +134,13 @@ pub(super) struct Sim {
 impl Sim {
     /// With a packet each millisecond if `traffic`.
     pub(super) fn new(nets: Vec<Net>, traffic: bool) -> Self {
-        let peers = one_peer(nets.len() as u32);
+        Self::expecting(nets, traffic, Objectives::default(), 1)
+    }
+
+    /// The same for a tunnel with objectives, and the randomness of this seed.
+    pub(super) fn expecting(nets: Vec<Net>, traffic: bool, objectives: Objectives, seed: u64) -> Self {
+        let mut peers = one_peer(nets.len() as u32);
+        peers[0].objectives = objectives;
         let mut actions = Vec::new();
         let engine = Engine::new(settings(), &peers, START, &mut actions);
         let maps = peers[0].paths.iter().map(|path| {
@@ -169,7 +177,7 @@ impl Sim {
             queue: BTreeMap::new(),
             waiting: Vec::new(),
             active: None,
-            random: 0x9e37_79b9_7f4a_7c15,
+            random: 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed),
         };
         sim.carry_out(actions);
         if traffic {
@@ -211,6 +219,10 @@ impl Sim {
             }
         }
         self.now = until;
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now
     }
 
     pub(super) fn state(&self, path: PathId) -> PathState {
