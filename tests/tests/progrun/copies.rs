@@ -69,7 +69,7 @@ impl Street {
         let mut fixture = Fixture::load_protected(&config(index("isp-a")?, index("isp-b")?), protect)?;
         let anchor = index(ANCHOR)?;
         // Where there is only clsact, a note says there whose it is.
-        host.run("mkdir", &["-p", "/run/wgxdp"])?;
+        host.enter(|| std::fs::create_dir_all("/run/wgxdp"))?;
         host.enter(|| fixture.dataplane.attach(Steer, ANCHOR, anchor))?;
         Ok(Some(Self {
             fixture,
