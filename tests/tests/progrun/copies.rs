@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use wgxdp::dataplane::Hook::Steer;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::{PathId, PeerId};
-use wgxdp_common::liveness::Protect;
+use wgxdp_common::liveness::{Protect, Thresholds};
 use wgxdp_common::table::Order;
 use wgxdp_tests::frame::Frame;
 use wgxdp_tests::host::Host;
@@ -30,6 +30,12 @@ const B_V6: &str = "[2001:db8:b::2]:51820";
 const ANCHOR_V4_PORT: &str = "192.0.0.8:51820";
 const ANCHOR_V6_PORT: &str = "[fd5e:9a1c:7d42::8]:51820";
 const ETHERNET: usize = 14;
+/// Far apart: a slow machine takes its time between making a path silent and sending by it.
+const THRESHOLDS: Thresholds = Thresholds::new(30_000, 2_000_000);
+/// Silence that makes a path suspect, and dead, in milliseconds.
+const SUSPECT_MS: u64 = 40;
+/// See [`SUSPECT_MS`].
+const DEAD_MS: u64 = 2_100;
 /// Where the identification is in a frame with an IPv4 header: random in a new one.
 const IDENTIFICATION: std::ops::Range<usize> = 18..20;
 
@@ -67,9 +73,14 @@ impl Street {
         }
         let index = |device: &str| -> Result<u32> { Ok(host.enter(|| nix::net::if_::if_nametoindex(device))?) };
         let mut fixture = Fixture::load_protected(&config(index("isp-a")?, index("isp-b")?), protect)?;
+        for peer in [V4_PEER, V6_PEER, TO_V6_PEER, TO_V4_PEER] {
+            for slot in 0..3 {
+                fixture.dataplane.set_thresholds(PathId::new(peer, slot), THRESHOLDS);
+            }
+        }
         let anchor = index(ANCHOR)?;
         // Where there is only clsact, a note says there whose it is.
-        host.run("mkdir", &["-p", "/run/wgxdp"])?;
+        host.enter(|| std::fs::create_dir_all("/run/wgxdp"))?;
         host.enter(|| fixture.dataplane.attach(Steer, ANCHOR, anchor))?;
         Ok(Some(Self {
             fixture,
@@ -156,9 +167,9 @@ fn while_a_path_is_suspect_its_data_leaves_twice_and_neither_spoils_the_other() 
     ];
     for (name, peer, out, by_a, by_b) in rows {
         street.check(&format!("{name}, in order"), &out, [&[&by_a], &[]]);
-        street.silence(path_by_a(peer), 40);
+        street.silence(path_by_a(peer), SUSPECT_MS);
         street.check(&format!("{name}, suspect"), &out, [&[&by_a], &[&by_b]]);
-        street.silence(path_by_a(peer), 61);
+        street.silence(path_by_a(peer), DEAD_MS);
         street.check(&format!("{name}, dead"), &out, [&[], &[&by_b]]);
     }
     let reasons = street.fixture.reasons(Place::Anchor);
@@ -176,7 +187,7 @@ fn handshakes_are_never_sent_twice_and_nothing_is_where_copies_are_off() -> Resu
         };
         for (kind, len) in [(1, 148), (2, 92), (3, 64), (4, 32)] {
             let of = |source| Frame::message(socket(source), socket(HUB), kind, [7, 8], len);
-            street.silence(path_by_a(V4_PEER), 40);
+            street.silence(path_by_a(V4_PEER), SUSPECT_MS);
             let (out, by_a, by_b) = (of(ANCHOR_V4_PORT), of(A_V4), of(B_V4));
             let copies = [&by_b];
             let copies = if doubled && kind == 4 { &copies[..] } else { &[] };
@@ -198,9 +209,9 @@ fn with_always_data_leaves_twice_while_there_is_another_live_path_and_best_by_an
     let (out, by_a, by_b) = (data(ANCHOR_V4_PORT, HUB), data(A_V4, HUB), data(B_V4, HUB));
     let to_second = data(A_V4, HUB_SECOND);
     street.check("all live", &out, [&[&by_a], &[&by_b]]);
-    street.silence(PathId::new(V4_PEER, 1), 61);
+    street.silence(PathId::new(V4_PEER, 1), DEAD_MS);
     street.check("isp-b dead", &out, [&[&to_second, &by_a], &[]]);
-    street.silence(PathId::new(V4_PEER, 2), 61);
+    street.silence(PathId::new(V4_PEER, 2), DEAD_MS);
     street.check("one live", &out, [&[&by_a], &[]]);
     Ok(())
 }
