@@ -10,6 +10,7 @@
 //! daemon and as `wgxdp down`: it removes what can be proven to be ours, whichever run of ours left it.
 
 mod advice;
+mod announce;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 mod cleanup;
@@ -108,6 +109,7 @@ pub struct Daemon {
     paths: BTreeMap<PathId, PathRuntime>,
     published: Option<table::Config>,
     observed: observe::Observed,
+    announcer: announce::Announcer,
 }
 
 /// What is known before anything is touched.
@@ -250,6 +252,7 @@ impl Daemon {
             engine: Engine::new(settings, &[], monotonic_ns(), &mut Vec::new()),
             names: engine::Names::default(),
             mtus: mtu::Upkeep::new(&config, &view),
+            announcer: announce::Announcer::start(&config, dataplane.tables()),
             config,
             watch,
             anchor,
@@ -502,6 +505,7 @@ impl Daemon {
     /// Tells the operator. What concerns a crowd of peers, an uplink's death above all, is one line for all of them.
     fn report(&mut self, transitions: &[Transition]) {
         for transition in transitions {
+            self.announce(transition);
             if let Some(failovers) = self.engine.failovers(transition.peer) {
                 self.observed.set_failovers(transition.peer, failovers.iter());
             }
