@@ -201,10 +201,13 @@ pub fn refresh_endpoints(interface: &str, peers: &[(Key, SocketAddr)]) -> Result
     update(&tunnel, &updates)
 }
 
+/// `REJECT_AFTER_TIME` of WireGuard's protocol (section 6.2 of its paper): an older session carries nothing.
+const SESSION: Duration = Duration::from_secs(180);
 /// What is turned on where persistent keepalives are off, for the moment in which it is on: the longest interval there is, in seconds.
 const FOR_A_MOMENT: u16 = u16::MAX;
 
-/// Has WireGuard send these peers an empty authenticated packet now, and returns to how many; peers that are gone get none.
+/// Has WireGuard send these peers an empty authenticated packet now, and returns to how many. Peers that are gone get none, nor do those without a session:
+/// WireGuard would begin to shake hands, and nobody who has no session is sending us anything.
 ///
 /// WireGuard has no command for that, but it sends one at once when the interval of a peer's persistent keepalives goes from 0 to something else (`set_peer` in the
 /// kernel's netlink.c, `handlePeerLine` in wireguard-go). So the interval goes from 0 to any and back to 0, or to 0 and back to what it was: both steps in one request, which is
@@ -214,9 +217,15 @@ const FOR_A_MOMENT: u16 = u16::MAX;
 /// See [`Error`].
 pub fn send_keepalives(interface: &str, peers: &[Key]) -> Result<usize, Error> {
     let tunnel = read(interface)?;
+    let has_session = |peer: &&Peer| {
+        // One of the future is of a clock that was set meanwhile.
+        let age = |handshake: SystemTime| handshake.elapsed().unwrap_or_default();
+        peer.last_handshake.is_some_and(|handshake| age(handshake) < SESSION)
+    };
     let now: HashMap<_, _> = tunnel
         .peers
         .iter()
+        .filter(has_session)
         .map(|peer| (peer.public_key.0, peer.persistent_keepalive))
         .collect();
     let turned_on = |key: &Key| {
