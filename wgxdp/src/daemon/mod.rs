@@ -22,6 +22,7 @@ mod observe;
 mod originals;
 mod peers;
 mod plan;
+mod priority;
 mod refuse;
 mod roster;
 mod serve;
@@ -110,6 +111,8 @@ pub struct Daemon {
     published: Option<table::Config>,
     observed: observe::Observed,
     announcer: announce::Announcer,
+    priority: priority::Priority,
+    punctuality: priority::Punctuality,
 }
 
 /// What is known before anything is touched.
@@ -270,6 +273,8 @@ impl Daemon {
             paths: BTreeMap::new(),
             published: None,
             observed: observe::Observed::new(),
+            priority: priority::Priority::ordinary(),
+            punctuality: priority::Punctuality::default(),
         };
         let tables = daemon.dataplane.tables().clone();
         if let Some(listener) = metrics {

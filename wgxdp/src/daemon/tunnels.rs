@@ -58,7 +58,7 @@ pub(super) async fn read_some(interfaces: &[String]) -> Vec<Tunnel> {
 pub(super) enum Answer {
     /// Nothing.
     None,
-    /// The same ports, peers and endpoints as before. Thousands of them are compared here and not where probes wait.
+    /// The same ports, peers and endpoints as before.
     Same(Vec<Tunnel>),
     /// Something else.
     Changed(Vec<Tunnel>),
@@ -87,12 +87,9 @@ impl Poll {
                 let answer = match answer {
                     Ok(tunnels) => {
                         ports = self::ports(&tunnels);
-                        let before = std::mem::replace(&mut known, essence(&tunnels));
-                        if known == before {
-                            Answer::Same(tunnels)
-                        } else {
-                            Answer::Changed(tunnels)
-                        }
+                        let answer;
+                        (answer, known) = compared(tunnels, known).await;
+                        answer
                     }
                     Err(e) if was_failing => {
                         debug!("{e}");
@@ -133,6 +130,20 @@ fn essence(tunnels: &[Tunnel]) -> Essence {
     let of_peer = |peer: &Peer| (peer.public_key.0, peer.endpoint);
     let of_tunnel = |tunnel: &Tunnel| (tunnel.listen_port, tunnel.peers.iter().map(of_peer).collect());
     tunnels.iter().map(of_tunnel).collect()
+}
+
+/// What tunnels mean to whoever knew that much, and what is known now. Thousands of peers are compared on a thread that no probe waits for.
+async fn compared(tunnels: Vec<Tunnel>, known: Essence) -> (Answer, Essence) {
+    let compare = spawn_blocking(move || {
+        let now = essence(&tunnels);
+        let answer = if now == known {
+            Answer::Same(tunnels)
+        } else {
+            Answer::Changed(tunnels)
+        };
+        (answer, now)
+    });
+    compare.await.expect("comparing peers does not panic")
 }
 
 /// The ports that the tunnels listen on.
