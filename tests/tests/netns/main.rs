@@ -24,6 +24,7 @@ mod scale;
 mod scene;
 mod segments;
 mod status;
+mod swallows;
 mod tunnels;
 mod virtio;
 

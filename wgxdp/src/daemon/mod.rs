@@ -499,7 +499,10 @@ impl Daemon {
                 Action::SetThresholds { path, thresholds } => self.dataplane.set_thresholds(path, thresholds),
                 Action::LiftLatch { path } => self.dataplane.lift_latch(path),
                 Action::SetStatus { path, state, loss_ppm } => self.dataplane.set_status(path, state, loss_ppm),
-                Action::SendProbe { path, sequence } => self.send_probe(path, sequence, &mut later),
+                Action::SendProbe { path, sequence } => self.send_probe(path, sequence, 0, &mut later),
+                Action::SendFullSize { path, sequence } => {
+                    self.send_probe(path, sequence, self.full_size(path), &mut later);
+                }
                 Action::Report(transition) => transitions.push(transition),
             }
         }
@@ -535,12 +538,13 @@ impl Daemon {
         }
     }
 
-    fn send_probe(&mut self, path: PathId, sequence: u32, actions: &mut Vec<Action>) {
+    /// `len`: bytes that the packet has at least.
+    fn send_probe(&mut self, path: PathId, sequence: u32, len: u32, actions: &mut Vec<Action>) {
         let Some(runtime) = self.paths.get_mut(&path) else {
             return;
         };
         runtime.sequence = sequence;
-        let sent = self.prober.send(path, sequence, runtime.plan.target);
+        let sent = self.prober.send(path, sequence, runtime.plan.target, len);
         let now_ns = monotonic_ns();
         let input = match sent {
             Ok(()) => Input::ProbeSent {

@@ -3,7 +3,7 @@
 //! ```text
 //!    ring buffer ──▶ Reply, Latched, Switched ─┐                   ┌─▶ SetUplinkFlags, SetPathFlags,
 //!      link events ──────────▶ UplinkFlags ────┤                   │   SetThresholds, LiftLatch, SetStatus ──▶ maps
-//!         prober ──▶ ProbeSent, ProbeFailed ───┼──▶  Engine  ──────┼─▶ SendProbe ──▶ prober
+//!         prober ──▶ ProbeSent, ProbeFailed ───┼──▶  Engine  ──────┼─▶ SendProbe, SendFullSize ──▶ prober
 //!   maps, at wake-up ──▶ Proof … Proof, Tick ──┘                   └─▶ Report ──▶ log
 //! ```
 //!
@@ -21,7 +21,7 @@
 //!   names, then [`Input::Tick`], all with the same `now`. Silence convicts in `Tick` alone, so lost records cannot make the engine lie; and
 //!   each path is due at least once an interval, so it costs one look at the map for each probe.
 //! - Every action carried out in order, before the next input. Order matters: an uplink's death is one write, and it comes first.
-//! - For every [`Action::SendProbe`] one [`Input::ProbeSent`] or [`Input::ProbeFailed`].
+//! - For every [`Action::SendProbe`] and [`Action::SendFullSize`] one [`Input::ProbeSent`] or [`Input::ProbeFailed`].
 //!
 //! # Scale
 //! An input costs what its peer's paths cost, and a wake-up what is due: neither asks how many peers there are. Only an uplink's flags concern all
@@ -33,6 +33,7 @@
 //! A peer with a path up, suspect or held has an active path.
 
 mod agenda;
+mod full_size;
 mod loss;
 mod path;
 mod peer;
@@ -232,6 +233,13 @@ pub enum Action {
         /// By which path.
         path: PathId,
         /// Its sequence number.
+        sequence: u32,
+    },
+    /// Send a probe as large as the tunnel's largest packet, now.
+    SendFullSize {
+        /// By which path.
+        path: PathId,
+        /// Its sequence number, of the same row as the others'.
         sequence: u32,
     },
     /// Tell the operator ([`Names::line`]).

@@ -157,6 +157,7 @@ impl Peer {
             Liveness::Suspect => self.step(place, Event::Silent, Cause::Silence(silence), now_ns, out),
             Liveness::Live => self.judge_answer(place, settings, now_ns, out),
         }
+        self.judge_full_size(place, now_ns, out);
         let path = &mut self.paths[place];
         if path.state == PathState::Held {
             if path.is_silent_for_dead_after(now_ns) {
@@ -175,13 +176,30 @@ impl Peer {
         }
     }
 
+    /// A path that swallows large packets is given up for any that carries the peer's packets; without one, small packets are better than none.
+    fn judge_full_size(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
+        if self.paths[place].swallows_full_size() && self.carried_without(place) {
+            self.paths[place].answer_after_ns = now_ns;
+            self.step(place, Event::Dead, Cause::Mtu, now_ns, out);
+        }
+    }
+
+    /// Whether another path can carry the peer's packets.
+    fn carried_without(&self, place: usize) -> bool {
+        let others = self.paths.iter().enumerate().filter(|(other, _)| *other != place);
+        others.into_iter().any(|(_, path)| carries(path.state))
+    }
+
     /// Whether the last known proof is an answer that changes something.
     fn judge_answer(&mut self, place: usize, settings: &Settings, now_ns: u64, out: &mut Vec<Action>) {
         let path = &self.paths[place];
         let answers = match path.state {
             // A proof that has grown old since is no reason to go there.
             PathState::Down => {
-                path.is_usable() && path.proof_ns > path.answer_after_ns && !path.is_silent_for_dead_after(now_ns)
+                path.is_usable()
+                    && path.proof_ns > path.answer_after_ns
+                    && !path.is_silent_for_dead_after(now_ns)
+                    && !(path.swallows_full_size() && self.carried_without(place))
             }
             PathState::Suspect => path.assess(now_ns) == Liveness::Live,
             PathState::Up | PathState::Held | PathState::Drained => false,

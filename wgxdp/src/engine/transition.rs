@@ -82,6 +82,8 @@ pub enum Cause {
     AdminDown,
     /// Its uplink's device does not exist, or has no address of the endpoint's family.
     Absent,
+    /// It answers small probes and none of the tunnel's full size.
+    Mtu,
     /// It proved itself.
     Answered,
     /// It proved itself, and must stay clean this long before traffic returns.
@@ -113,6 +115,7 @@ impl Cause {
             Self::NoCarrier => MoveReason::NoCarrier,
             Self::AdminDown => MoveReason::AdminDown,
             Self::Absent => MoveReason::Absent,
+            Self::Mtu => MoveReason::Mtu,
             Self::Started | Self::Answered | Self::OnProbation(_) | Self::HoldDownOver(_) | Self::NothingBetter => {
                 MoveReason::Recovery
             }
@@ -131,17 +134,20 @@ pub enum MoveReason {
     AdminDown,
     /// Its uplink is gone.
     Absent,
+    /// It swallowed large packets.
+    Mtu,
     /// A better path, or the only one, came back.
     Recovery,
 }
 
 impl MoveReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Silence,
         Self::NoCarrier,
         Self::AdminDown,
         Self::Absent,
+        Self::Mtu,
         Self::Recovery,
     ];
 
@@ -153,6 +159,7 @@ impl MoveReason {
             Self::NoCarrier => "no_carrier",
             Self::AdminDown => "admin_down",
             Self::Absent => "absent",
+            Self::Mtu => "mtu",
             Self::Recovery => "recovery",
         }
     }

@@ -5,12 +5,14 @@
 //! | [`table`] | where each event leads from each state |
 //! | [`sim`] | no test: the kernel's half, the network and the driver, small enough to be believed |
 //! | [`failover`] | what happens to traffic when paths die and come back |
+//! | [`full_size`] | what becomes of paths that swallow large packets |
 //! | [`starvation`] | what happens when the engine sleeps, or does not hear |
 //! | [`contract`] | what single inputs lead to, and in which order |
 //! | [`property`] | what holds whatever the inputs are |
 
 mod contract;
 mod failover;
+mod full_size;
 mod property;
 mod sim;
 mod starvation;
