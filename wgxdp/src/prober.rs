@@ -19,6 +19,12 @@ const SOL_RAW: libc::c_int = 255;
 const ICMP_FILTER: libc::c_int = 1;
 const ICMPV6_FILTER: libc::c_int = 1;
 
+/// Bytes of the IP packet that a probe is, if it is not padded.
+#[must_use]
+pub const fn packet_len(family: Family) -> u32 {
+    family.header() + (HEADER_LEN + PAYLOAD_LEN) as u32
+}
+
 /// The probes' sockets and their identifier.
 #[derive(Debug)]
 pub struct Prober {

@@ -1,6 +1,7 @@
 //! Full-size probes: a path that answers small packets and swallows large ones is not live.
 //!
-//! Besides the others a probe as large as the tunnel's largest packet leaves by each path, every fifth interval and at most each [`LEAST_PERIOD`]. It is **missing** once it was not
+//! Besides the others a probe as large as the tunnel's largest packet leaves by each path, every fifth interval and at most each [`LEAST_PERIOD`]; by paths that stand by a
+//! tenth as often. It is **missing** once it was not
 //! answered for as long as a path may be silent, while the path proved itself by smaller ones since, and the path **swallows** large packets once so many are missing in a
 //! row that loss alone would explain it less than once a week:
 //!
@@ -21,11 +22,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Probes of a path for each full-size one.
-const EVERY: u64 = 5;
+const EVERY: u32 = 5;
 /// No path is sent full-size probes more often.
 const LEAST_PERIOD: Duration = Duration::from_millis(250);
 /// Fewer missing ones prove nothing.
 const LEAST_MISSING: u32 = 3;
+/// How many times longer a path that carries nothing waits for its next one.
+const STANDING_BY: u32 = 10;
 /// Unanswered ones that are remembered. Of a path that loses so much that more would have to be missing nothing is said.
 const REMEMBERED: usize = 32;
 /// Full-size probes that a path is sent before it is taken for one that does not answer them.
@@ -37,8 +40,8 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The full-size probes of one path. Times are nanoseconds of CLOCK_MONOTONIC.
 #[derive(Clone, Debug)]
 pub(super) struct FullSize {
-    period_ns: u64,
-    next_ns: u64,
+    interval: Duration,
+    asked_ns: u64,
     /// Those that left after the last one that was answered, oldest first.
     unanswered: VecDeque<Sent>,
     /// Those that left before any was answered; `None`: one was.
@@ -54,18 +57,21 @@ struct Sent {
 
 impl FullSize {
     pub(super) fn new(start_ns: u64, interval_ns: u64) -> Self {
-        let period_ns = (EVERY * interval_ns).max(LEAST_PERIOD.as_nanos() as u64);
         Self {
-            period_ns,
-            next_ns: start_ns + period_ns,
+            interval: Duration::from_nanos(interval_ns),
+            asked_ns: start_ns,
             unanswered: VecDeque::new(),
             in_vain: Some(0),
             swallows: false,
         }
     }
 
-    pub(super) fn is_due(&self, now_ns: u64) -> bool {
-        self.next_ns <= now_ns
+    /// Whether it is time for the next one, on a path that is in use or stands by.
+    pub(super) fn is_due(&self, in_use: bool, now_ns: u64) -> bool {
+        let rarely = self.in_vain.is_some_and(|in_vain| in_vain >= IN_VAIN);
+        let pause = if rarely { RARELY } else { Duration::ZERO };
+        let period = period(self.interval, in_use).max(pause);
+        now_ns.saturating_sub(self.asked_ns) >= period.as_nanos() as u64
     }
 
     /// One leaves now.
@@ -78,9 +84,7 @@ impl FullSize {
             at_ns: now_ns,
         });
         self.in_vain = self.in_vain.map(|in_vain| in_vain.saturating_add(1));
-        let rarely = self.in_vain.is_some_and(|in_vain| in_vain >= IN_VAIN);
-        let pause_ns = if rarely { RARELY.as_nanos() as u64 } else { 0 };
-        self.next_ns = now_ns + self.period_ns.max(pause_ns);
+        self.asked_ns = now_ns;
     }
 
     /// Whether a probe that is on its way is one of these.
@@ -121,7 +125,7 @@ impl FullSize {
     pub(super) fn judge(&mut self, now_ns: u64, proof_ns: u64, patience_ns: u64, loss_ppm: u32) {
         let is_missing = |sent: &&Sent| sent.at_ns < proof_ns && now_ns.saturating_sub(sent.at_ns) >= patience_ns;
         let missing = self.unanswered.iter().filter(is_missing).count();
-        let convicted = self.in_vain.is_none() && missing >= enough(loss_ppm, self.period_ns) as usize;
+        let convicted = self.in_vain.is_none() && missing >= enough(loss_ppm, period(self.interval, true)) as usize;
         self.swallows |= convicted;
     }
 
@@ -131,9 +135,17 @@ impl FullSize {
     }
 }
 
+/// From one to the next on a path that is probed every `interval`, with one of its probes; the time of a path that is in use, or stands by.
+#[must_use]
+pub fn period(interval: Duration, in_use: bool) -> Duration {
+    let least = LEAST_PERIOD.as_nanos().div_ceil(interval.as_nanos().max(1));
+    let probes = EVERY.max(u32::try_from(least).unwrap_or(u32::MAX));
+    interval * probes * if in_use { 1 } else { STANDING_BY }
+}
+
 /// Missing ones in a row that loss does not explain.
-fn enough(loss_ppm: u32, period_ns: u64) -> u32 {
-    let weekly = WEEK.as_nanos() as f64 / period_ns as f64;
+fn enough(loss_ppm: u32, period: Duration) -> u32 {
+    let weekly = WEEK.as_secs_f64() / period.as_secs_f64();
     let by_loss = weekly.ln() / (1e6 / f64::from(loss_ppm)).ln();
     // Without loss that is 0, and with nothing but loss infinite: both casts saturate.
     (by_loss.ceil() as u32).max(LEAST_MISSING)
@@ -158,7 +170,7 @@ mod tests {
             (1_000_000, u32::MAX),
         ];
         for (loss_ppm, missing) in rows {
-            assert_eq!(enough(loss_ppm, 250 * MS), missing, "{loss_ppm} ppm");
+            assert_eq!(enough(loss_ppm, LEAST_PERIOD), missing, "{loss_ppm} ppm");
         }
     }
 
@@ -167,7 +179,7 @@ mod tests {
         let mut full = FullSize::new(0, 50 * MS);
         let mut left = Vec::new();
         for now in (0..120_000).step_by(50).map(|ms| ms * MS) {
-            if full.is_due(now) {
+            if full.is_due(true, now) {
                 full.leaves(left.len() as u32, now);
                 left.push(now / MS);
             }

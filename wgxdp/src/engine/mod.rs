@@ -59,6 +59,7 @@ use self::path::Path;
 use self::peer::Peer;
 use self::schedule::Schedule;
 
+pub use self::full_size::period as full_size_period;
 pub use self::report::Names;
 pub use self::transition::{Cause, Failovers, MoveReason, Transition};
 
@@ -485,8 +486,9 @@ impl Engine {
         }
         for id in &concerned {
             let Some(peer) = self.peers.get_mut(id) else { continue };
+            let active = peer.active();
             for path in &mut peer.paths {
-                path.probe_if_due(self.now_ns, actions);
+                path.probe_if_due(active == Some(path.id), self.now_ns, actions);
             }
             self.agenda.note(peer, self.settings.hold_down_ns());
         }

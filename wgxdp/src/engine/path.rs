@@ -248,10 +248,10 @@ impl Path {
         self.tell_status(out);
     }
 
-    /// Sends a probe if one is due.
-    pub(super) fn probe_if_due(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+    /// Sends a probe if one is due; `in_use`: the peer's traffic goes there.
+    pub(super) fn probe_if_due(&mut self, in_use: bool, now_ns: u64, out: &mut Vec<Action>) {
         if self.is_usable() && self.next_probe_ns() <= now_ns {
-            self.probe(now_ns, out);
+            self.probe(in_use, now_ns, out);
         }
     }
 
@@ -262,13 +262,13 @@ impl Path {
 
     /// Sends a probe now. Should the path have gone unasked for a while, the thresholds go first: they must allow for the gap before
     /// the kernel counts another unanswered probe.
-    fn probe(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+    fn probe(&mut self, in_use: bool, now_ns: u64, out: &mut Vec<Action>) {
         self.tuner
             .resume(self.sequence, now_ns, self.asked_ns, self.proof_ns, &self.rtt);
         self.retune(now_ns, out);
         let (path, sequence) = (self.id, self.next_sequence());
         out.push(Action::SendProbe { path, sequence });
-        if self.full_size.is_due(now_ns) {
+        if self.full_size.is_due(in_use, now_ns) {
             let sequence = self.next_sequence();
             self.full_size.leaves(sequence, now_ns);
             out.push(Action::SendFullSize { path, sequence });

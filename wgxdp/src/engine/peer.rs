@@ -94,7 +94,7 @@ impl Peer {
             Some(cause) => self.step(place, Event::Flagged, cause, now_ns, out),
             None if !was_usable => {
                 self.paths[place].want_probe(probe_at_ns);
-                self.paths[place].probe_if_due(now_ns, out);
+                self.paths[place].probe_if_due(false, now_ns, out);
             }
             None => {}
         }

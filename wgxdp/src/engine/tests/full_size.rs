@@ -40,9 +40,10 @@ fn its_traffic_returns_when_large_packets_pass_again_and_the_hold_down_is_over()
         Down,
         "though it answered small ones for much longer than the hold-down"
     );
-    sim.run(back + 250 * MS + 2 * INTERVAL);
+    // It stands by, and is asked a tenth as often.
+    sim.run(back + 10 * (250 * MS + INTERVAL) + INTERVAL);
     assert_eq!(sim.state(A), Held);
-    sim.run(back + HOLD_DOWN + S);
+    sim.run(back + HOLD_DOWN + 3 * S);
     assert_eq!((sim.state(A), sim.engine.active(PEER)), (Up, Some(A)));
 }
 
@@ -51,7 +52,7 @@ fn one_that_falls_back_into_it_on_probation_starts_anew() {
     let (back, again) = (10 * S, 15 * S);
     let net = Net::new(NEAR).swallow(5 * S..back).swallow(again..EVER);
     let mut sim = Sim::new(vec![net, Net::new(NEAR)], true);
-    sim.run(again + FOUND_WITHIN);
+    sim.run(again + 10 * FOUND_WITHIN);
     assert_eq!((sim.state(A), sim.arrivals(A, Down).len()), (Down, 2));
 }
 
