@@ -26,6 +26,7 @@ use crate::config::{self, Config, ConfigError, Flags, InterfaceName, Profile, Up
                   wgxdp run --config /etc/wgxdp/wgxdp.toml              the same from a file\n  \
                   wgxdp check --config wgxdp.toml                       only say whether a file is valid\n  \
                   wgxdp status                                          what is up, and what carries the traffic\n  \
+                  wgxdp doctor                                          whether this host can do it, and what probing costs\n  \
                   wgxdp down                                            remove what a killed daemon left behind",
     disable_help_subcommand = true,
     propagate_version = true
@@ -63,6 +64,8 @@ pub enum Command {
                       killed leaves them in place on purpose, so that traffic goes on; a running one is not touched."
     )]
     Down,
+    /// Look whether this host can do what a configuration file asks for, and reckon the probes' traffic; changes nothing
+    Doctor(CheckArgs),
     /// Say whether a configuration file is valid, and what would be worth a warning
     Check(CheckArgs),
     /// Answer STAMP probes (RFC 8762), for a far end that runs no daemon
@@ -108,7 +111,7 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
-/// Arguments of `wgxdp check`.
+/// Arguments of `wgxdp check` and `wgxdp doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct CheckArgs {
     /// Configuration file

@@ -13,6 +13,7 @@ use wgxdp::cli::{Cli, Command};
 use wgxdp::config::{Config, DEFAULT_FILE};
 use wgxdp::daemon;
 use wgxdp::dataplane::Pins;
+use wgxdp::doctor;
 use wgxdp::host::netlink::Netlink;
 use wgxdp::preflight::{self, Places};
 use wgxdp::snapshot::{Names, STATE_FILE};
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => return show_status(arguments.json),
         Command::Down => down(),
         Command::Reflect(arguments) => reflect(&arguments.listen),
+        Command::Doctor(arguments) => arguments.to_config().map_err(said).and_then(|config| examine(&config)),
         Command::Check(arguments) => arguments.to_config().map(|config| check(&config)).map_err(said),
     };
     match done {
@@ -86,6 +88,16 @@ fn reflect(listen: &[SocketAddr]) -> Result<(), String> {
         }
     });
     Ok(())
+}
+
+fn examine(config: &Config) -> Result<(), String> {
+    let findings = block_on(doctor::examine(config, &Places::default()))?.map_err(said)?;
+    print!("{findings}");
+    if findings.is_healthy() {
+        Ok(())
+    } else {
+        Err("what is marked \"bad\" stands in the way".into())
+    }
 }
 
 fn check(config: &Config) {

@@ -83,6 +83,12 @@ pub const fn inner(path: u32, family: Family) -> u32 {
     path.saturating_sub(family.overhead())
 }
 
+/// The largest outer packet in bytes of a tunnel of MTU `tunnel`, in this family.
+#[must_use]
+pub const fn outer(tunnel: u32, family: Family) -> u32 {
+    tunnel + family.overhead()
+}
+
 /// The largest inner packet in bytes that TCP may send through a tunnel of MTU `tunnel` if `fits` is what its paths leave: below the tunnel's
 /// MTU a packet is padded, and must fit with that.
 #[must_use]

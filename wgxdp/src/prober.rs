@@ -13,12 +13,22 @@ use wgxdp_common::checksum::{finish, sum};
 use wgxdp_common::echo::{HEADER_LEN, PAYLOAD_LEN, Payload, icmp_type};
 use wgxdp_common::id::PathId;
 use wgxdp_common::stamp::in_band::{self, Author, InBand, KeyId};
-use wgxdp_common::stamp::{ErrorEstimate, Timestamp, out_of_band};
+use wgxdp_common::stamp::{ErrorEstimate, Timestamp, out_of_band, tlv};
+
+use crate::mtu::Family;
 
 /// `SOL_RAW` and `ICMP_FILTER` (linux/icmp.h), `ICMPV6_FILTER` (linux/icmpv6.h).
 const SOL_RAW: libc::c_int = 255;
 const ICMP_FILTER: libc::c_int = 1;
 const ICMPV6_FILTER: libc::c_int = 1;
+/// Bytes of a UDP header (RFC 768).
+const UDP_HEADER: u32 = 8;
+
+/// Bytes of the IP packet that a probe is, if it is not padded.
+#[must_use]
+pub const fn packet_len(family: Family) -> u32 {
+    family.header() + (HEADER_LEN + PAYLOAD_LEN) as u32
+}
 
 /// A port that is free in one family may be taken in the other; the kernel gives another one each time.
 const PORT_ATTEMPTS: usize = 16;
@@ -32,6 +42,17 @@ pub enum Target {
     Stamp(SocketAddr),
     /// In-band probes to this endpoint, which `steer` completes and has come from the tunnel's port.
     InBand(SocketAddr),
+}
+
+impl Target {
+    /// Its address.
+    #[must_use]
+    pub const fn ip(&self) -> IpAddr {
+        match self {
+            Self::Icmp(address) => *address,
+            Self::Stamp(socket) | Self::InBand(socket) => socket.ip(),
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -89,17 +110,24 @@ impl Prober {
         self.ident
     }
 
-    /// Sends a probe over `path` to `target`, with a nonce that nobody can guess.
+    /// Sends a probe over `path` to `target`, with a nonce that nobody can guess, padded to an IP packet of `len` bytes if that is more than it has.
     ///
     /// # Errors
     /// What the socket says; the probe did not leave.
-    pub fn send(&self, path: PathId, sequence: u32, target: Target) -> io::Result<()> {
+    pub fn send(&self, path: PathId, sequence: u32, target: Target, len: u32) -> io::Result<()> {
         // The programs remember sixteen bits of it.
         let remembered = sequence as u16;
         let nonce = rand::random_range(1..=u64::MAX);
         match target {
             Target::Icmp(address) => {
-                let packet = echo_request(address.is_ipv6(), self.ident, remembered, Payload { path, nonce });
+                let behind_ip = len.saturating_sub(Family::of(address).header()) as usize;
+                let packet = echo_request(
+                    address.is_ipv6(),
+                    self.ident,
+                    remembered,
+                    Payload { path, nonce },
+                    behind_ip,
+                );
                 send(&self.sockets(address)?.icmp, path, &packet, SocketAddr::new(address, 0))
             }
             Target::Stamp(reflector) => {
@@ -107,7 +135,8 @@ impl Prober {
                 send(&self.sockets(reflector.ip())?.udp, path, &packet, reflector)
             }
             Target::InBand(endpoint) => {
-                let packet = in_band_request(path, sequence)?;
+                let behind_udp = len.saturating_sub(Family::of(endpoint.ip()).header() + UDP_HEADER) as usize;
+                let packet = in_band_request(path, sequence, behind_udp)?;
                 send(&self.sockets(endpoint.ip())?.udp, path, &packet, endpoint)
             }
         }
@@ -121,15 +150,16 @@ impl Prober {
     }
 }
 
-/// What `steer` takes for a request: it adds who asks, when, and what was heard.
-fn in_band_request(path: PathId, sequence: u32) -> io::Result<[u8; in_band::LEN]> {
+/// What `steer` takes for a request: it adds who asks, when, and what was heard. Padded to `len` bytes if it has less.
+fn in_band_request(path: PathId, sequence: u32, len: usize) -> io::Result<Vec<u8>> {
     let nobody = Author {
         key_id: KeyId::default(),
         active: false,
         report: None,
         error: ErrorEstimate::UNKNOWN,
     };
-    let mut packet = [0; in_band::LEN];
+    let padded = len >= in_band::LEN + tlv::HEADER_LEN;
+    let mut packet = vec![0; if padded { len } else { in_band::LEN }];
     let request = InBand::request(sequence, Timestamp::default(), path, nobody);
     request.write(&mut packet).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(packet)
@@ -176,19 +206,33 @@ fn icmp_socket(source: IpAddr) -> io::Result<Socket> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
+    if source.is_ipv4() {
+        let whole: libc::c_int = libc::IP_PMTUDISC_DONT;
+        let (option, len) = ((&raw const whole).cast(), size_of_val(&whole) as libc::socklen_t);
+        // As the kernel's WireGuard sends its packets: who cannot forward a large one may cut it up.
+        // SAFETY: an integer of that length, which the pointer covers.
+        let result =
+            unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, option, len) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
     socket.bind(&SocketAddr::new(source, 0).into())?;
     Ok(socket)
 }
 
 /// RFC 792, RFC 4443 section 4.1. The kernel fills in ICMPv6's checksum, which covers addresses that it chooses.
-fn echo_request(v6: bool, ident: u16, sequence: u16, payload: Payload) -> Bytes {
-    let mut packet = BytesMut::with_capacity(HEADER_LEN + PAYLOAD_LEN);
+/// `len`: bytes that it is padded to if it has less.
+fn echo_request(v6: bool, ident: u16, sequence: u16, payload: Payload, len: usize) -> Bytes {
+    let len = len.max(HEADER_LEN + PAYLOAD_LEN);
+    let mut packet = BytesMut::with_capacity(len);
     packet.put_u8(if v6 { icmp_type::V6_ECHO } else { icmp_type::V4_ECHO });
     packet.put_u8(0);
     packet.put_u16(0);
     packet.put_u16(ident);
     packet.put_u16(sequence);
     packet.put_slice(&payload.to_bytes());
+    packet.put_bytes(0, len - packet.len());
     if !v6 {
         let checksum = finish(sum(&packet, 0));
         packet[2..4].copy_from_slice(&checksum.to_be_bytes());
@@ -206,11 +250,14 @@ mod tests {
             path: PathId(7),
             nonce: 0x1234_5678_9abc_def0,
         };
-        let v4 = echo_request(false, 0xbeef, 0x0102, payload);
+        let v4 = echo_request(false, 0xbeef, 0x0102, payload, 0);
         assert_eq!(finish(sum(&v4, 0)), 0);
         assert_eq!((v4[0], &v4[4..8]), (8, [0xbe, 0xef, 1, 2].as_slice()));
         assert_eq!(v4[8..], payload.to_bytes());
-        let v6 = echo_request(true, 0xbeef, 0x0102, payload);
+        let v6 = echo_request(true, 0xbeef, 0x0102, payload, 0);
         assert_eq!((v6[0], &v6[2..4]), (128, [0, 0].as_slice()));
+        let padded = echo_request(false, 0xbeef, 0x0102, payload, 1481);
+        assert_eq!((padded.len(), finish(sum(&padded, 0))), (1481, 0));
+        assert_eq!(padded[8..24], payload.to_bytes());
     }
 }

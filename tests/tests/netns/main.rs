@@ -7,6 +7,7 @@
 
 mod command;
 mod concentrator;
+mod downloads;
 mod endures;
 mod families;
 mod follows;
@@ -26,6 +27,7 @@ mod scale;
 mod scene;
 mod segments;
 mod status;
+mod swallows;
 mod tunnels;
 mod virtio;
 

@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use wgxdp_tests::audit::Snapshot;
 use wgxdp_tests::cut::Cut;
+use wgxdp_tests::daemon::{CONFIG_FILE, Settings};
 use wgxdp_tests::host::Host;
 use wgxdp_tests::poll;
-use wgxdp_tests::topology::{Family, Uplink};
+use wgxdp_tests::topology::{Family, Lab, Uplink};
 
 use crate::command::{left_nothing, status, wgxdp};
 use crate::scene::Scene;
@@ -225,4 +226,35 @@ fn a_killed_daemons_steering_is_seen_by_status_and_removed_by_down() -> Result<(
     again.succeeded()?;
     ensure!(again.stdout.contains("nothing"), "{again:?}");
     left_nothing("a second `wgxdp down`", host, &clean)
+}
+
+#[test]
+fn doctor_names_what_stands_in_the_way_and_reckons_the_probes_traffic_and_changes_nothing() -> Result<()> {
+    let Some(_alone) = alone("the doctor") else {
+        return Ok(());
+    };
+    let lab = Lab::raise(Family::V4)?;
+    lab.branch.write(CONFIG_FILE, &Settings::default().toml(&lab))?;
+    let before = Snapshot::take(&lab.branch)?;
+    let doctor = || wgxdp(&lab.branch, &["doctor", "--config", CONFIG_FILE]);
+    let well = doctor()?;
+    well.succeeded()?;
+    let expected = [
+        "ok  uplink isp-a: isp-a, MTU 1500, 192.0.2.10".to_owned(),
+        format!("ok  hub at {}: a probe every", lab.hub_endpoint()),
+    ];
+    for line in expected {
+        ensure!(well.stdout.contains(&line), "no {line:?} in:\n{}", well.stdout);
+    }
+    ensure!(!well.stdout.contains("bad"), "{}", well.stdout);
+    left_nothing("the doctor's visit", &lab.branch, &before)?;
+
+    lab.branch.run("ip", &["link", "set", Uplink::A.name(), "down"])?;
+    let ill = doctor()?;
+    let named = ill.stdout.lines().find(|line| line.starts_with("bad"));
+    ensure!(
+        ill.code == Some(1) && named.is_some_and(|line| line.contains("ip link set isp-a up")),
+        "{ill:?}"
+    );
+    Ok(())
 }

@@ -10,6 +10,7 @@
 //! daemon and as `wgxdp down`: it removes what can be proven to be ours, whichever run of ours left it.
 
 mod advice;
+mod announce;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 mod cleanup;
@@ -22,6 +23,7 @@ mod observe;
 mod originals;
 mod peers;
 mod plan;
+mod priority;
 mod refuse;
 mod roster;
 mod serve;
@@ -117,6 +119,9 @@ pub struct Daemon {
     observed: observe::Observed,
     /// What happened to a crowd of paths, and to how many: told when all of them have been.
     crowd: BTreeMap<String, usize>,
+    announcer: announce::Announcer,
+    priority: priority::Priority,
+    punctuality: priority::Punctuality,
 }
 
 /// What is known before anything is touched.
@@ -263,6 +268,7 @@ impl Daemon {
             engine: Engine::new(settings, &[], monotonic_ns(), &mut Vec::new()),
             names: engine::Names::default(),
             mtus: mtu::Upkeep::new(&config, &view),
+            announcer: announce::Announcer::start(&config, dataplane.tables()),
             config,
             watch,
             anchor,
@@ -283,6 +289,8 @@ impl Daemon {
             published: None,
             observed: observe::Observed::new(),
             crowd: BTreeMap::new(),
+            priority: priority::Priority::ordinary(),
+            punctuality: priority::Punctuality::default(),
         };
         let tables = daemon.dataplane.tables().clone();
         if let Some(listener) = metrics {
@@ -521,7 +529,10 @@ impl Daemon {
                 Action::SetThresholds { path, thresholds } => self.dataplane.set_thresholds(path, thresholds),
                 Action::LiftLatch { path } => self.dataplane.lift_latch(path),
                 Action::SetStatus { path, state, loss_ppm } => self.dataplane.set_status(path, state, loss_ppm),
-                Action::SendProbe { path, sequence } => self.send_probe(path, sequence, &mut later),
+                Action::SendProbe { path, sequence } => self.send_probe(path, sequence, 0, &mut later),
+                Action::SendFullSize { path, sequence } => {
+                    self.send_probe(path, sequence, self.full_size(path), &mut later);
+                }
                 Action::Report(transition) => transitions.push(transition),
             }
         }
@@ -532,6 +543,7 @@ impl Daemon {
     /// Tells the operator. What concerns a crowd of peers, an uplink's death above all, is one line for all of them.
     fn report(&mut self, transitions: &[Transition]) {
         for transition in transitions {
+            self.announce(transition);
             if let Some(failovers) = self.engine.failovers(transition.peer) {
                 self.observed.set_failovers(transition.peer, failovers.iter());
             }
@@ -557,12 +569,13 @@ impl Daemon {
         }
     }
 
-    fn send_probe(&mut self, path: PathId, sequence: u32, actions: &mut Vec<Action>) {
+    /// `len`: bytes that the packet has at least.
+    fn send_probe(&mut self, path: PathId, sequence: u32, len: u32, actions: &mut Vec<Action>) {
         let Some(runtime) = self.paths.get_mut(&path) else {
             return;
         };
         runtime.sequence = sequence;
-        let sent = self.prober.send(path, sequence, runtime.plan.target);
+        let sent = self.prober.send(path, sequence, runtime.plan.target, len);
         let now_ns = monotonic_ns();
         let input = match sent {
             Ok(()) => Input::ProbeSent {

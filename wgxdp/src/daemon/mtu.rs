@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 
 use tracing::{info, warn};
-use wgxdp_common::id::UplinkId;
+use wgxdp_common::id::{PathId, UplinkId};
 
 use super::advice::{Advice, Tightest};
 use super::originals::Originals;
@@ -33,6 +33,8 @@ pub(super) struct Upkeep {
     managed: BTreeSet<u32>,
     /// Devices among them whose MTU somebody else set since.
     theirs: BTreeSet<u32>,
+    /// For each tunnel, its MTU when last looked at; 0 without an interface.
+    tunnels: Vec<u32>,
     /// For each tunnel, whether its interface has IPv6 addresses.
     addressed_v6: Vec<bool>,
     /// For each tunnel, the device that `clamp_mss` is attached to, and what it was told.
@@ -50,6 +52,7 @@ impl Upkeep {
             originals: Originals::load(),
             managed: BTreeSet::new(),
             theirs: BTreeSet::new(),
+            tunnels: vec![0; config.tunnels().len()],
             addressed_v6: Vec::new(),
             clamped: vec![None; config.tunnels().len()],
             fitted: Vec::new(),
@@ -97,6 +100,16 @@ impl Daemon {
         self.uplinks[uplink.0 as usize].state.mtus.family(family)
     }
 
+    /// Bytes of the largest packet that the peer's tunnel sends over a path, as far as this host knows that it fits.
+    pub(super) fn full_size(&self, path: PathId) -> u32 {
+        let (Some(runtime), Some(plan)) = (self.paths.get(&path), self.peers.get(&path.peer())) else {
+            return 0;
+        };
+        let full = mtu::outer(self.mtus.tunnels[plan.tunnel], runtime.plan.family());
+        let fits = self.path_mtu(runtime.plan.uplink, Family::of(runtime.plan.target.ip()));
+        fits.map_or(full, |fits| full.min(fits))
+    }
+
     /// Tells every path what fits, if any uplink's MTU changed. New paths are told when they are added.
     pub(super) fn fit_paths(&mut self) {
         let mtus: Vec<Mtus> = self.uplinks.iter().map(|uplink| uplink.state.mtus).collect();
@@ -139,6 +152,7 @@ impl Daemon {
         let (auto, interface) = (config.mtu == Some(TunnelMtu::Auto), config.interface.to_string());
         // Read anew: a view may be older than our own last change.
         let Some(mut link) = view::link(&self.netlink, &interface).await? else {
+            self.mtus.tunnels[tunnel] = 0;
             self.clamp(tunnel, None)?;
             return Ok(Vec::new());
         };
@@ -148,6 +162,7 @@ impl Daemon {
         if let Some(path) = tightest.as_ref().filter(|_| auto) {
             link.mtu = self.lower(&link, path, v6).await?;
         }
+        self.mtus.tunnels[tunnel] = link.mtu;
         let inner = tightest
             .as_ref()
             .map_or(link.mtu, |path| mtu::clamped(link.mtu, path.fits()));

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::dataplane::{Guard, Tables};
 use crate::engine::MoveReason;
 use crate::host::wireguard::{Peer, Tunnel};
-use crate::metrics::{self, Extras, Heartbeat, Scrape};
+use crate::metrics::{self, Extras, Heartbeat, Lateness, Scrape};
 use crate::snapshot::{Names, PathName, PeerName, STATE_FILE, STATE_FORMAT, TunnelName, UplinkName};
 
 /// The engine sends a probe at least once a minute: silence for longer is no rest.
@@ -49,6 +49,7 @@ struct Shared {
 pub(super) struct Observed {
     shared: Arc<Mutex<Shared>>,
     heartbeat: Arc<Heartbeat>,
+    lateness: Lateness,
     server: Option<Server>,
 }
 
@@ -78,6 +79,7 @@ impl Observed {
         Self {
             shared: Arc::new(Mutex::new(shared)),
             heartbeat: Arc::new(Heartbeat::new(Instant::now())),
+            lateness: Lateness::default(),
             server: None,
         }
     }
@@ -85,6 +87,11 @@ impl Observed {
     /// The daemon's loop turned.
     pub(super) fn beat(&self) {
         self.heartbeat.beat(Instant::now());
+    }
+
+    /// The loop came so late to a wake-up.
+    pub(super) fn note_lateness(&self, late: Duration) {
+        self.lateness.note(late);
     }
 
     /// How often a peer's traffic moved.
@@ -105,11 +112,11 @@ impl Observed {
         if let Ok(address) = listener.local_addr() {
             info!("metrics at http://{address}/metrics");
         }
-        let (shared, tables) = (self.shared.clone(), tables.clone());
+        let (shared, tables, lateness) = (self.shared.clone(), tables.clone(), self.lateness.clone());
         let provider = move || {
-            let (shared, tables) = (lock(&shared).clone(), tables.clone());
+            let (shared, tables, lateness) = (lock(&shared).clone(), tables.clone(), lateness.clone());
             async move {
-                let scrape = tokio::task::spawn_blocking(move || scrape(&shared, &tables));
+                let scrape = tokio::task::spawn_blocking(move || scrape(&shared, &tables, &lateness));
                 scrape.await.map_err(|e| e.to_string())?
             }
         };
@@ -144,11 +151,12 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn scrape(shared: &Shared, tables: &Tables) -> Result<Scrape, String> {
+fn scrape(shared: &Shared, tables: &Tables, lateness: &Lateness) -> Result<Scrape, String> {
     let extras = Extras {
         failovers: shared.failovers.clone(),
         handshakes: handshakes(shared),
         guards: shared.guards.clone(),
+        wakeups: lateness.read(),
     };
     Scrape::take(&shared.names, tables, &extras, monotonic_ns()).map_err(|e| e.to_string())
 }

@@ -9,6 +9,7 @@ use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::record::{Record, RecordKind};
 
+use super::priority::Priority;
 use super::tunnels::Answer;
 use super::{Daemon, Error, tunnels, uplink};
 use crate::clock::{monotonic_ns, sleep_until};
@@ -17,9 +18,6 @@ use crate::engine::Input;
 use crate::host::anchor;
 use crate::host::view::View;
 use crate::host::watch::Event;
-
-/// Half of the shortest interval between probes.
-const LATE: Duration = Duration::from_millis(5);
 
 /// SIGINT and SIGTERM, caught before anything is touched.
 pub(super) struct Signals {
@@ -49,17 +47,10 @@ impl Signals {
     }
 }
 
-/// Says how late a wake-up is, if that is long enough to delay probes: whatever kept the loop, or the processor, is to be looked for here.
-fn note_lateness(wakeup: Option<u64>) {
-    let late = Duration::from_nanos(wakeup.map_or(0, |at_ns| monotonic_ns().saturating_sub(at_ns)));
-    if late >= LATE {
-        debug!("a wake-up was {late:.1?} late");
-    }
-}
-
 impl Daemon {
     pub(super) async fn serve(&mut self, mut signals: Signals) -> Result<(), Error> {
         let mut poll = tunnels::Poll::start(&self.config, &self.tunnels, std::mem::take(&mut self.locksmith));
+        self.priority = Priority::raise();
         loop {
             let wakeup = self.engine.next_wakeup();
             tokio::select! {
@@ -75,22 +66,35 @@ impl Daemon {
                     self.drain_records();
                 }
                 () = sleep_until(wakeup) => {
-                    note_lateness(wakeup);
+                    self.note_lateness(wakeup);
                     self.tick();
                 }
-                answer = poll.next() => match answer {
-                    Answer::Changed(tunnels, keys) => {
-                        self.settle_keys(&keys)?;
-                        self.follow_tunnels(tunnels).await?;
+                answer = poll.next() => {
+                    let _rest = self.priority.rest();
+                    match answer {
+                        Answer::Changed(tunnels, keys) => {
+                            self.settle_keys(&keys)?;
+                            self.follow_tunnels(tunnels).await?;
+                        }
+                        Answer::Same(tunnels) => {
+                            self.tunnels = Arc::new(tunnels);
+                            self.note_handshakes();
+                            self.neighbours.settle_again().await?;
+                        }
+                        Answer::None => self.forget_handshakes(),
                     }
-                    Answer::Same(tunnels) => {
-                        self.tunnels = Arc::new(tunnels);
-                        self.note_handshakes();
-                        self.neighbours.settle_again().await?;
-                    }
-                    Answer::None => self.forget_handshakes(),
-                },
+                }
             }
+        }
+    }
+
+    /// A wake-up may be late: whatever kept the loop, or the processor, delays probes.
+    fn note_lateness(&mut self, wakeup: Option<u64>) {
+        let now_ns = monotonic_ns();
+        let late = Duration::from_nanos(wakeup.map_or(0, |at_ns| now_ns.saturating_sub(at_ns)));
+        self.observed.note_lateness(late);
+        if let Some(complaint) = self.punctuality.note(late, now_ns) {
+            warn!("{complaint}");
         }
     }
 
@@ -217,6 +221,7 @@ impl Daemon {
 
     /// The devices as they are now: attach first, then publish, then resolve, and only then let packets there.
     async fn view_changed(&mut self, view: View) -> Result<(), Error> {
+        let _rest = self.priority.rest();
         let mut families_changed = false;
         for (index, uplink) in self.config.uplinks().iter().enumerate() {
             let runtime = &mut self.uplinks[index];
@@ -266,6 +271,7 @@ impl Daemon {
 
     /// Makes good what somebody else removed.
     async fn repair(&mut self) -> Result<(), Error> {
+        let _rest = self.priority.rest();
         let index_before = self.anchor.index();
         let missing = match self.anchor.repair().await {
             Ok(missing) => missing,

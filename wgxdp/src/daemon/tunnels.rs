@@ -60,7 +60,7 @@ pub(super) async fn read_some(interfaces: &[String]) -> Vec<Tunnel> {
 pub(super) enum Answer {
     /// Nothing.
     None,
-    /// The same ports, peers and endpoints as before. Thousands of them are compared here and not where probes wait.
+    /// The same ports, peers and endpoints as before.
     Same(Vec<Tunnel>),
     /// Something else, and the keys of all peers.
     Changed(Vec<Tunnel>, HashMap<KeyName, Keys>),
@@ -87,14 +87,15 @@ impl Poll {
                 pause = EVERY.max(asked_at.elapsed() * SPARED);
                 let was_failing = std::mem::replace(&mut failing, answer.is_err());
                 let answer = match answer {
-                    Ok(tunnels) => {
+                    Ok(mut tunnels) => {
                         ports = self::ports(&tunnels);
-                        let before = std::mem::replace(&mut known, essence(&tunnels));
-                        if known == before {
-                            Answer::Same(tunnels)
-                        } else {
+                        let changed;
+                        (changed, tunnels, known) = compared(tunnels, known).await;
+                        if changed {
                             let keys = locksmith.follow(&tunnels).await;
                             Answer::Changed(tunnels, keys)
+                        } else {
+                            Answer::Same(tunnels)
                         }
                     }
                     Err(e) if was_failing => {
@@ -139,6 +140,16 @@ fn essence(tunnels: &[Tunnel]) -> Essence {
         (tunnel.listen_port, key, tunnel.peers.iter().map(of_peer).collect())
     };
     tunnels.iter().map(of_tunnel).collect()
+}
+
+/// Whether the tunnels are other than they were known to be; the tunnels; and what is known now. Thousands of peers are compared on a thread that no probe
+/// waits for.
+async fn compared(tunnels: Vec<Tunnel>, known: Essence) -> (bool, Vec<Tunnel>, Essence) {
+    let compare = spawn_blocking(move || {
+        let now = essence(&tunnels);
+        (now != known, tunnels, now)
+    });
+    compare.await.expect("comparing peers does not panic")
 }
 
 /// The ports that the tunnels listen on.

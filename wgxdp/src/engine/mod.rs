@@ -3,7 +3,7 @@
 //! ```text
 //!    ring buffer ──▶ Reply, Latched, Switched ─┐                   ┌─▶ SetUplinkFlags, SetPathFlags,
 //!      link events ──────────▶ UplinkFlags ────┤                   │   SetThresholds, LiftLatch, SetStatus ──▶ maps
-//!         prober ──▶ ProbeSent, ProbeFailed ───┼──▶  Engine  ──────┼─▶ SendProbe ──▶ prober
+//!         prober ──▶ ProbeSent, ProbeFailed ───┼──▶  Engine  ──────┼─▶ SendProbe, SendFullSize ──▶ prober
 //!   maps, at wake-up ──▶ Proof … Proof, Tick ──┘                   └─▶ Report ──▶ log
 //! ```
 //!
@@ -21,7 +21,7 @@
 //!   names, then [`Input::Tick`], all with the same `now`. Silence convicts in `Tick` alone, so lost records cannot make the engine lie; and
 //!   each path is due at least once an interval, so it costs one look at the map for each probe.
 //! - Every action carried out in order, before the next input. Order matters: an uplink's death is one write, and it comes first.
-//! - For every [`Action::SendProbe`] one [`Input::ProbeSent`] or [`Input::ProbeFailed`].
+//! - For every [`Action::SendProbe`] and [`Action::SendFullSize`] one [`Input::ProbeSent`] or [`Input::ProbeFailed`].
 //!
 //! # Scale
 //! An input costs what its peer's paths cost, and a wake-up what is due: neither asks how many peers there are. An uplink that goes is one write; those who
@@ -35,6 +35,7 @@
 
 mod agenda;
 mod damping;
+mod full_size;
 mod gilbert;
 mod loss;
 pub mod montecarlo;
@@ -66,6 +67,7 @@ use self::path::Path;
 use self::peer::Peer;
 use self::schedule::Schedule;
 
+pub use self::full_size::period as full_size_period;
 pub use self::objectives::{Objectives, Violation};
 pub use self::report::Names;
 pub use self::transition::{Cause, Failovers, MoveReason, Patience, Transition};
@@ -261,6 +263,13 @@ pub enum Action {
         /// By which path.
         path: PathId,
         /// Its sequence number.
+        sequence: u32,
+    },
+    /// Send a probe as large as the tunnel's largest packet, now.
+    SendFullSize {
+        /// By which path.
+        path: PathId,
+        /// Its sequence number, of the same row as the others'.
         sequence: u32,
     },
     /// Tell the operator ([`Names::line`]).
@@ -573,8 +582,9 @@ impl Engine {
         }
         for id in &concerned {
             let Some(peer) = self.peers.get_mut(id) else { continue };
+            let active = peer.active();
             for path in &mut peer.paths {
-                path.probe_if_due(self.now_ns, actions);
+                path.probe_if_due(active == Some(path.id), self.now_ns, actions);
             }
             self.agenda.note(peer);
         }

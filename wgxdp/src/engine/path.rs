@@ -7,6 +7,7 @@ use wgxdp_common::liveness::{self, DEAD_MIN_UNANSWERED, Flags, Liveness, SUSPECT
 use wgxdp_common::table::PathState;
 
 use super::damping::Damping;
+use super::full_size::FullSize;
 use super::loss::Loss;
 use super::objectives::Conduct;
 use super::rtt::Rtt;
@@ -45,6 +46,7 @@ pub(super) struct Path {
     loss: Loss,
     tuner: Tuner,
     damping: Damping,
+    full_size: FullSize,
     schedule: Schedule,
     /// When a probe out of turn is to leave.
     extra_ns: Option<u64>,
@@ -97,6 +99,7 @@ impl Path {
             loss,
             tuner,
             damping: settings.damping(),
+            full_size: FullSize::new(now_ns, schedule.interval_ns()),
             schedule,
             extra_ns: None,
             told,
@@ -205,6 +208,7 @@ impl Path {
             self.cleared_ns = now_ns;
             self.clean_since_ns = now_ns;
         }
+        self.full_size.restart();
         (self.state, self.cause, self.since_ns) = (to, cause, now_ns);
         self.tell_status(out);
     }
@@ -213,6 +217,7 @@ impl Path {
     pub(super) fn set_uplink_flags(&mut self, flags: Flags, now_ns: u64) -> Flags {
         self.uplink_flags = flags;
         self.answer_after_ns = now_ns;
+        self.full_size.forget();
         self.extra_ns = None;
         if !self.is_usable() {
             self.loss.interrupt();
@@ -260,10 +265,12 @@ impl Path {
 
     /// An authentic reply.
     pub(super) fn reply(&mut self, sequence: u32, rtt: Duration, at_ns: u64, now_ns: u64, out: &mut Vec<Action>) {
-        self.rtt.sample(rtt);
-        self.loss.answered(sequence);
-        self.loss.sampled(&self.rtt);
-        self.tuner.answered(sequence);
+        if !self.full_size.answered(sequence) {
+            self.rtt.sample(rtt);
+            self.loss.answered(sequence);
+            self.loss.sampled(&self.rtt);
+            self.tuner.answered(sequence);
+        }
         if at_ns > self.proof_ns {
             self.learn(at_ns, self.loss.sent_after(at_ns));
         }
@@ -279,28 +286,34 @@ impl Path {
 
     /// A probe left.
     pub(super) fn probe_sent(&mut self, sequence: u32, at_ns: u64) {
-        self.loss.sent(sequence, at_ns);
-        self.asked_ns = self.asked_ns.max(at_ns);
+        if !self.full_size.is_one(sequence) {
+            self.loss.sent(sequence, at_ns);
+            self.asked_ns = self.asked_ns.max(at_ns);
+        }
         self.unanswered = self.unanswered.saturating_add(u64::from(at_ns > self.proof_ns));
     }
 
     /// A probe did not leave: what was not sent cannot be missing.
     pub(super) fn probe_failed(&mut self, sequence: u32) {
-        self.loss.forget(sequence);
+        if !self.full_size.failed(sequence) {
+            self.loss.forget(sequence);
+        }
         self.refused += 1;
     }
 
     /// Whatever follows from the passing of time alone, except the state.
     pub(super) fn pass_time(&mut self, now_ns: u64, out: &mut Vec<Action>) {
         self.loss.expire(now_ns, &self.rtt);
+        self.full_size
+            .judge(now_ns, self.proof_ns, self.dead_after_ns(), self.loss.ppm());
         self.retune(now_ns, out);
         self.tell_status(out);
     }
 
-    /// Sends a probe if one is due.
-    pub(super) fn probe_if_due(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+    /// Sends a probe if one is due; `in_use`: the peer's traffic goes there.
+    pub(super) fn probe_if_due(&mut self, in_use: bool, now_ns: u64, out: &mut Vec<Action>) {
         if self.is_usable() && self.next_probe_ns() <= now_ns {
-            self.probe(now_ns, out);
+            self.probe(in_use, now_ns, out);
         }
     }
 
@@ -311,17 +324,30 @@ impl Path {
 
     /// Sends a probe now. Should the path have gone unasked for a while, the thresholds go first: they must allow for the gap before
     /// the kernel counts another unanswered probe.
-    fn probe(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+    fn probe(&mut self, in_use: bool, now_ns: u64, out: &mut Vec<Action>) {
         self.tuner
             .resume(self.sequence, now_ns, self.asked_ns, self.proof_ns, &self.rtt);
         self.retune(now_ns, out);
-        out.push(Action::SendProbe {
-            path: self.id,
-            sequence: self.sequence,
-        });
-        self.sequence = self.sequence.wrapping_add(1);
+        let (path, sequence) = (self.id, self.next_sequence());
+        out.push(Action::SendProbe { path, sequence });
+        if self.full_size.is_due(in_use, now_ns) {
+            let sequence = self.next_sequence();
+            self.full_size.leaves(sequence, now_ns);
+            out.push(Action::SendFullSize { path, sequence });
+        }
         self.extra_ns = None;
         self.schedule.advance(now_ns);
+    }
+
+    fn next_sequence(&mut self) -> u32 {
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        sequence
+    }
+
+    /// Whether it answers small packets alone.
+    pub(super) fn swallows_full_size(&self) -> bool {
+        self.full_size.swallows()
     }
 
     /// When time alone will change something here; `None` while its uplink is unusable.

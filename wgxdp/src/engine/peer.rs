@@ -109,7 +109,7 @@ impl Peer {
             Some(cause) => self.step(place, Event::Flagged, cause, now_ns, out),
             None if !was_usable => {
                 self.paths[place].want_probe(probe_at_ns);
-                self.paths[place].probe_if_due(now_ns, out);
+                self.paths[place].probe_if_due(false, now_ns, out);
             }
             None => {}
         }
@@ -170,6 +170,7 @@ impl Peer {
             Liveness::Suspect => self.step(place, Event::Silent, Cause::Silence(silence), now_ns, out),
             Liveness::Live => self.judge_answer(place, now_ns, out),
         }
+        self.judge_full_size(place, now_ns, out);
         match self.paths[place].state {
             PathState::Up => self.judge_conduct(place, now_ns, out),
             PathState::Held => self.judge_probation(place, now_ns, out),
@@ -210,13 +211,30 @@ impl Peer {
         self.step(place, Event::Clean, cause, now_ns, out);
     }
 
+    /// A path that swallows large packets is given up for any that carries the peer's packets; without one, small packets are better than none.
+    fn judge_full_size(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
+        if self.paths[place].swallows_full_size() && self.carried_without(place) {
+            self.paths[place].answer_after_ns = now_ns;
+            self.step(place, Event::Dead, Cause::Mtu, now_ns, out);
+        }
+    }
+
+    /// Whether another path can carry the peer's packets.
+    fn carried_without(&self, place: usize) -> bool {
+        let others = self.paths.iter().enumerate().filter(|(other, _)| *other != place);
+        others.into_iter().any(|(_, path)| carries(path.state))
+    }
+
     /// Whether the last known proof is an answer that changes something.
     fn judge_answer(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
         let path = &self.paths[place];
         let answers = match path.state {
             // A proof that has grown old since is no reason to go there.
             PathState::Down => {
-                path.is_usable() && path.proof_ns > path.answer_after_ns && !path.is_silent_for_dead_after(now_ns)
+                path.is_usable()
+                    && path.proof_ns > path.answer_after_ns
+                    && !path.is_silent_for_dead_after(now_ns)
+                    && !(path.swallows_full_size() && self.carried_without(place))
             }
             PathState::Suspect => path.assess(now_ns) == Liveness::Live,
             PathState::Up | PathState::Held | PathState::Drained => false,

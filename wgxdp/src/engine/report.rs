@@ -149,6 +149,7 @@ impl What {
             (to, Cause::AdminDown) => write!(f, "{}: set down by the administrator", to.as_str()),
             (to, Cause::Absent) => write!(f, "{}: its device or address is gone", to.as_str()),
             (to, Cause::Violates(violation)) => write!(f, "{}: {violation}", to.as_str()),
+            (to, Cause::Mtu) => write!(f, "{}: large packets get lost, small ones pass", to.as_str()),
             (_, Cause::Answered) => f.write_str("answers again"),
             (_, Cause::OnProbation(hold_down)) => write!(f, "answers again, held for {}", Brief(hold_down)),
             (_, Cause::OnLongerProbation(hold_down)) => {
@@ -273,6 +274,10 @@ mod tests {
             (
                 to_b(Up, Down, Cause::Absent),
                 "isp-a down: its device or address is gone → isp-b",
+            ),
+            (
+                to_b(Up, Down, Cause::Mtu),
+                "isp-a down: large packets get lost, small ones pass → isp-b",
             ),
             (
                 nowhere(Up, Down, Cause::Silence(ms(64))),

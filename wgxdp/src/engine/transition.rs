@@ -91,6 +91,8 @@ pub enum Cause {
     Absent,
     /// It violates an objective of its tunnel, and another path keeps it.
     Violates(Violation),
+    /// It answers small probes and none of the tunnel's full size.
+    Mtu,
     /// It proved itself.
     Answered,
     /// It proved itself, and must stay clean this long before traffic returns.
@@ -125,6 +127,7 @@ impl Cause {
             Self::AdminDown => MoveReason::AdminDown,
             Self::Absent => MoveReason::Absent,
             Self::Violates(_) => MoveReason::Brownout,
+            Self::Mtu => MoveReason::Mtu,
             Self::Started
             | Self::Answered
             | Self::OnProbation(_)
@@ -148,18 +151,21 @@ pub enum MoveReason {
     Absent,
     /// It violated an objective of its tunnel.
     Brownout,
+    /// It swallowed large packets.
+    Mtu,
     /// A better path, or the only one, came back.
     Recovery,
 }
 
 impl MoveReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Silence,
         Self::NoCarrier,
         Self::AdminDown,
         Self::Absent,
         Self::Brownout,
+        Self::Mtu,
         Self::Recovery,
     ];
 
@@ -172,6 +178,7 @@ impl MoveReason {
             Self::AdminDown => "admin_down",
             Self::Absent => "absent",
             Self::Brownout => "brownout",
+            Self::Mtu => "mtu",
             Self::Recovery => "recovery",
         }
     }

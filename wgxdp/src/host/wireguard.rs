@@ -1,6 +1,6 @@
 //! Tunnels and their peers, of the kernel and of user-space implementations (UAPI socket `/var/run/wireguard/NAME.sock`).
 //!
-//! Nothing here configures a tunnel. The one thing that is written is an endpoint that the peer has already: see [`refresh_endpoints`].
+//! Nothing here configures a tunnel. What is written is what the peer has already: see [`refresh_endpoints`] and [`send_keepalives`].
 //!
 //! These functions block for as long as the implementation takes to answer; call them where that does no harm (`spawn_blocking`).
 //! They look for interfaces in the network namespace of the calling thread; UAPI sockets belong to the mount namespace, so that with
@@ -22,7 +22,7 @@ use netlink_packet_wireguard::{Wireguard, WireguardCmd};
 use wireguard_control::{Device, InterfaceName, Key, PeerInfo};
 use zeroize::Zeroizing;
 
-/// The longest that a user-space implementation may take to set endpoints.
+/// The longest that a user-space implementation may take to change peers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a tunnel cannot be read.
@@ -209,31 +209,95 @@ pub fn refresh_endpoints(interface: &str, peers: &[(Key, SocketAddr)]) -> Result
         .map(|peer| (peer.public_key.0, peer.endpoint))
         .collect();
     let stays = |(key, endpoint): &&(Key, SocketAddr)| now.get(&key.0) == Some(&Some(*endpoint));
-    let peers: Vec<_> = peers.iter().filter(stays).cloned().collect();
+    let peers = peers.iter().filter(stays);
+    let updates: Vec<_> = peers
+        .map(|(key, endpoint)| (key.clone(), vec![Change::Endpoint(*endpoint)]))
+        .collect();
+    update(&tunnel, &updates)
+}
+
+/// `REJECT_AFTER_TIME` of WireGuard's protocol (section 6.2 of its paper): an older session carries nothing.
+const SESSION: Duration = Duration::from_secs(180);
+/// What is turned on where persistent keepalives are off, for the moment in which it is on: the longest interval there is, in seconds.
+const FOR_A_MOMENT: u16 = u16::MAX;
+
+/// Has WireGuard send these peers an empty authenticated packet now, and returns to how many. Peers that are gone get none, nor do those without a session:
+/// WireGuard would begin to shake hands, and nobody who has no session is sending us anything.
+///
+/// WireGuard has no command for that, but it sends one at once when the interval of a peer's persistent keepalives goes from 0 to something else (`set_peer` in the
+/// kernel's netlink.c, `handlePeerLine` in wireguard-go). So the interval goes from 0 to any and back to 0, or to 0 and back to what it was: both steps in one request, which is
+/// carried out whole, so that nobody's crash leaves a value that is not the operator's.
+///
+/// # Errors
+/// See [`Error`].
+pub fn send_keepalives(interface: &str, peers: &[Key]) -> Result<usize, Error> {
+    let tunnel = read(interface)?;
+    let has_session = |peer: &&Peer| {
+        // One of the future is of a clock that was set meanwhile.
+        let age = |handshake: SystemTime| handshake.elapsed().unwrap_or_default();
+        peer.last_handshake.is_some_and(|handshake| age(handshake) < SESSION)
+    };
+    let now: HashMap<_, _> = tunnel
+        .peers
+        .iter()
+        .filter(has_session)
+        .map(|peer| (peer.public_key.0, peer.persistent_keepalive))
+        .collect();
+    let turned_on = |key: &Key| {
+        let steps = match now.get(&key.0)? {
+            None => [FOR_A_MOMENT, 0],
+            Some(interval) => [0, interval.as_secs() as u16],
+        };
+        Some((key.clone(), steps.map(Change::PersistentKeepalive).to_vec()))
+    };
+    let updates: Vec<_> = peers.iter().filter_map(turned_on).collect();
+    update(&tunnel, &updates)
+}
+
+/// What is changed of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Endpoint(SocketAddr),
+    /// The interval in seconds; 0: off.
+    PersistentKeepalive(u16),
+}
+
+/// A peer and its changes, which are made one after the other, in one request.
+type Update = (Key, Vec<Change>);
+
+/// Changes peers; how many.
+fn update(tunnel: &Tunnel, updates: &[Update]) -> Result<usize, Error> {
+    let interface = tunnel.name.as_str();
     let written = match tunnel.backend {
-        Backend::Kernel => set_in_kernel(interface, &peers),
-        Backend::Userspace => set_in_userspace(interface, &peers),
+        Backend::Kernel => update_in_kernel(interface, updates),
+        Backend::Userspace => update_in_userspace(interface, updates),
     };
     written
-        .map(|()| peers.len())
+        .map(|()| updates.len())
         .map_err(|source| failed(interface, tunnel.backend, source))
 }
 
 /// Peers in one message to the kernel, which must fit a page.
 const PEERS_IN_A_MESSAGE: usize = 16;
 
-fn set_in_kernel(interface: &str, peers: &[(Key, SocketAddr)]) -> io::Result<()> {
-    let attributes = |(key, endpoint): &(Key, SocketAddr)| {
+fn update_in_kernel(interface: &str, updates: &[Update]) -> io::Result<()> {
+    let attributes = |key: &Key, change: &Change| {
         WgPeer(vec![
             WgPeerAttrs::PublicKey(key.0),
             WgPeerAttrs::Flags(WGPEER_F_UPDATE_ONLY),
-            WgPeerAttrs::Endpoint(*endpoint),
+            match *change {
+                Change::Endpoint(endpoint) => WgPeerAttrs::Endpoint(endpoint),
+                Change::PersistentKeepalive(seconds) => WgPeerAttrs::PersistentKeepalive(seconds),
+            },
         ])
     };
-    for peers in peers.chunks(PEERS_IN_A_MESSAGE) {
+    for updates in updates.chunks(PEERS_IN_A_MESSAGE) {
+        let steps = updates
+            .iter()
+            .flat_map(|(key, changes)| changes.iter().map(|change| attributes(key, change)));
         let nlas = vec![
             WgDeviceAttrs::IfName(interface.into()),
-            WgDeviceAttrs::Peers(peers.iter().map(attributes).collect()),
+            WgDeviceAttrs::Peers(steps.collect()),
         ];
         let message = GenlMessage::from_payload(Wireguard {
             cmd: WireguardCmd::SetDevice,
@@ -244,14 +308,21 @@ fn set_in_kernel(interface: &str, peers: &[(Key, SocketAddr)]) -> io::Result<()>
     Ok(())
 }
 
-pub(super) fn set_in_userspace(interface: &str, peers: &[(Key, SocketAddr)]) -> io::Result<()> {
+pub(super) fn update_in_userspace(interface: &str, updates: &[Update]) -> io::Result<()> {
     let socket = UnixStream::connect(socket_path(interface))?;
     socket.set_read_timeout(Some(ANSWER_WITHIN))?;
     socket.set_write_timeout(Some(ANSWER_WITHIN))?;
     let mut request = String::from("set=1\n");
-    for (key, endpoint) in peers {
+    for (key, change) in updates
+        .iter()
+        .flat_map(|(key, changes)| changes.iter().map(move |change| (key, change)))
+    {
         let key: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        request += &format!("public_key={key}\nupdate_only=true\nendpoint={endpoint}\n");
+        request += &format!("public_key={key}\nupdate_only=true\n");
+        request += &match change {
+            Change::Endpoint(endpoint) => format!("endpoint={endpoint}\n"),
+            Change::PersistentKeepalive(seconds) => format!("persistent_keepalive_interval={seconds}\n"),
+        };
     }
     request.push('\n');
     (&socket).write_all(request.as_bytes())?;

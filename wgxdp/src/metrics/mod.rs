@@ -27,6 +27,7 @@
 //! | `wgxdp_program_packets_total` | counter | `program` `uplink` `verdict` `reason` | what became of the packets that a program saw |
 //! | `wgxdp_failovers_total` | counter | `tunnel` `peer` `reason` | times that a peer's traffic moved to another path |
 //! | `wgxdp_peer_latest_handshake_seconds` | gauge | `tunnel` `peer` | Unix time; absent if there was none |
+//! | `wgxdp_wakeup_lateness_seconds` | histogram | | how late the loop came to its wake-ups: probes leave with them |
 //!
 //! "path" stands for `tunnel`, `peer`, `uplink`, `endpoint`. `uplink` of `wgxdp_program_packets_total` is empty for `steer`, which sits on the
 //! anchor, and for `restore` on a device that is no uplink according to the configuration. Each program shows every
@@ -36,6 +37,7 @@
 
 mod connection;
 mod heartbeat;
+mod lateness;
 #[cfg(test)]
 mod parser;
 mod scrape;
@@ -61,6 +63,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 pub use self::heartbeat::Heartbeat;
+pub use self::lateness::{Lateness, Wakeups};
 pub use self::scrape::{Extras, PeerCounts, ProgramCount, Scrape};
 pub use self::text::render;
 

@@ -7,6 +7,7 @@ use wgxdp_common::abi::{PROGRAM_GUARD, PROGRAM_RESTORE, PROGRAM_STEER};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::id::{PeerId, UplinkId};
 
+use super::Wakeups;
 use crate::dataplane::Guard;
 use crate::snapshot::{Daemon, Names, Readings, Snapshot, UplinkName, peer_labels};
 
@@ -19,6 +20,8 @@ pub struct Extras {
     pub handshakes: BTreeMap<PeerId, SystemTime>,
     /// Who runs `guard` on each uplink, if anybody.
     pub guards: BTreeMap<UplinkId, Option<Guard>>,
+    /// How punctual the daemon's loop was.
+    pub wakeups: Wakeups,
 }
 
 /// The numbers of one scrape.
@@ -34,6 +37,8 @@ pub struct Scrape {
     pub guards: Vec<(String, Option<Guard>)>,
     /// Learned clients.
     pub clients: Clients,
+    /// How punctual the daemon's loop was.
+    pub wakeups: Wakeups,
 }
 
 /// Learned clients, whose map is bounded: when it is full the oldest go.
@@ -83,6 +88,7 @@ impl Scrape {
             peers: peer_counts(names, extras),
             guards: guards(names, extras),
             clients: clients(names, readings)?,
+            wakeups: extras.wakeups.clone(),
         })
     }
 }

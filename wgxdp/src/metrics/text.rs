@@ -106,7 +106,8 @@ impl Collector for Collected {
         self.path_counters(encoder)?;
         self.programs(encoder)?;
         self.clients(encoder)?;
-        self.peers(encoder)
+        self.peers(encoder)?;
+        self.wakeups(encoder)
     }
 }
 
@@ -237,6 +238,20 @@ impl Collected {
             "Learned clients that had to go because there was no room for more (--max-clients).",
         )
         .encode(encoder, |metric| counter(metric, &[("", ""); 0], clients.forgotten))
+    }
+
+    fn wakeups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let lateness = Family {
+            name: "wakeup_lateness",
+            unit: Some(Unit::Seconds),
+            kind: MetricType::Histogram,
+            help: "How late the daemon's loop came to its wake-ups, with which probes leave.",
+        };
+        let wakeups = &self.0.wakeups;
+        let buckets: Vec<_> = wakeups.buckets().collect();
+        lateness.encode(encoder, |metric| {
+            metric.encode_histogram::<NoLabelSet>(wakeups.sum.as_secs_f64(), wakeups.count(), &buckets, None)
+        })
     }
 
     fn peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

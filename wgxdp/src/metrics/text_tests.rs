@@ -10,7 +10,7 @@ use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::table::PathState;
 
 use super::parser::{Family, Parser, Sample};
-use super::{Extras, Scrape, render};
+use super::{Extras, Lateness, Scrape, render};
 use crate::dataplane::Guard;
 use crate::snapshot::fixture::{Host, NOW, branch, fresh_proof, path_entry};
 use crate::snapshot::{Names, PathName, PeerName};
@@ -20,6 +20,10 @@ fn scrape(names: &Names, host: &Host, extras: &Extras) -> Scrape {
 }
 
 fn extras() -> Extras {
+    let lateness = Lateness::default();
+    for late_ms in [2, 250, 5_000] {
+        lateness.note(Duration::from_millis(late_ms));
+    }
     Extras {
         failovers: BTreeMap::from([
             ((PeerId(2), "silence"), 3),
@@ -31,6 +35,7 @@ fn extras() -> Extras {
             SystemTime::UNIX_EPOCH + Duration::from_millis(1_777_809_600_250),
         )]),
         guards: BTreeMap::from([(UplinkId(0), Some(Guard::Native)), (UplinkId(1), None)]),
+        wakeups: lateness.read(),
     }
 }
 
@@ -140,6 +145,11 @@ fn the_text_is_openmetrics_and_says_what_the_host_is() {
             vec![("tunnel", "wg0"), ("peer", "hq")],
             Some(1_777_809_600.25),
         ),
+        ("wgxdp_wakeup_lateness_seconds_bucket", vec![("le", "0.001")], Some(0.0)),
+        ("wgxdp_wakeup_lateness_seconds_bucket", vec![("le", "0.5")], Some(2.0)),
+        ("wgxdp_wakeup_lateness_seconds_bucket", vec![("le", "+Inf")], Some(3.0)),
+        ("wgxdp_wakeup_lateness_seconds_count", vec![], Some(3.0)),
+        ("wgxdp_wakeup_lateness_seconds_sum", vec![], Some(5.252)),
     ];
     for (name, labels, expected) in rows {
         assert_eq!(value(&families, name, &labels), expected, "{name} {labels:?}\n{text}");
@@ -194,6 +204,7 @@ fn families_have_the_promised_names_types_and_units() {
         ("wgxdp_clients_forgotten", "counter", ""),
         ("wgxdp_failovers", "counter", ""),
         ("wgxdp_peer_latest_handshake_seconds", "gauge", "seconds"),
+        ("wgxdp_wakeup_lateness_seconds", "histogram", "seconds"),
     ];
     assert_eq!(described, expected);
     assert!(families.iter().all(|family| family.help.ends_with('.')), "{families:?}");

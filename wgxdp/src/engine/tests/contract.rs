@@ -5,7 +5,7 @@ use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::PathState::{Down, Held, Up};
 
 use super::sim::{A, B, HOLD_DOWN, INTERVAL, MS, PEER, S, START, one_peer, settings};
-use crate::engine::{Action, Cause, Engine, Input, MoveReason, Objectives, PathSpec, Patience, PeerSpec, Transition};
+use crate::engine::{Action, Cause, Engine, Input, MoveReason, PathSpec, Patience, PeerSpec, Transition};
 
 const UPLINK_A: UplinkId = UplinkId(0);
 const UPLINK_B: UplinkId = UplinkId(1);

@@ -6,6 +6,7 @@
 //! | [`sim`] | no test: the kernel's half, the network and the driver, small enough to be believed |
 //! | [`failover`] | what happens to traffic when paths die and come back |
 //! | [`brownout`] | what objectives move, and what they do not |
+//! | [`full_size`] | what becomes of paths that swallow large packets |
 //! | [`starvation`] | what happens when the engine sleeps, or does not hear |
 //! | [`contract`] | what single inputs lead to, and in which order |
 //! | [`crowd`] | that of thousands of peers nobody costs another anything |
@@ -15,6 +16,7 @@ mod brownout;
 mod contract;
 mod crowd;
 mod failover;
+mod full_size;
 mod property;
 mod sim;
 mod starvation;

@@ -216,7 +216,7 @@ impl Maps {
                     prop_assert!(loss_ppm <= 1_000_000);
                     prop_assert_ne!(self.status.insert(path, (state, loss_ppm)), Some((state, loss_ppm)));
                 }
-                Action::SendProbe { path, .. } => {
+                Action::SendProbe { path, .. } | Action::SendFullSize { path, .. } => {
                     let uplink = uplink(path);
                     prop_assert!(
                         !self.uplinks[&uplink].any_of(Flags::UNUSABLE),
@@ -369,7 +369,9 @@ let mut uplinks = (0..UPLINKS).map(|uplink| maps.uplinks[&UplinkId(uplink)]);
             actions.clear();
             engine.handle(Input::Tick, now, &mut actions);
             for action in actions.clone() {
-                if let Action::SendProbe { path, sequence } = action && refused {
+                if let Action::SendProbe { path, sequence } | Action::SendFullSize { path, sequence } = action
+                    && refused
+                {
                     engine.handle(Input::ProbeFailed { path, sequence }, now, &mut actions);
                 }
             }

@@ -51,6 +51,8 @@ pub(super) struct Net {
     pub(super) rtt: Vec<(u64, u64)>,
     /// Nothing passes, either way.
     pub(super) cuts: Vec<Range<u64>>,
+    /// Large packets do not pass, either way.
+    pub(super) swallows: Vec<Range<u64>>,
     /// Lost round trips in a hundred.
     pub(super) loss: u64,
 }
@@ -60,12 +62,18 @@ impl Net {
         Self {
             rtt: vec![(0, rtt)],
             cuts: Vec::new(),
+            swallows: Vec::new(),
             loss: 0,
         }
     }
 
     pub(super) fn cut(mut self, cut: Range<u64>) -> Self {
         self.cuts.push(cut);
+        self
+    }
+
+    pub(super) fn swallow(mut self, during: Range<u64>) -> Self {
+        self.swallows.push(during);
         self
     }
 
@@ -119,7 +127,7 @@ pub(super) struct Sim {
     pub(super) record_loss: u64,
     pub(super) packets: Vec<Packet>,
     pub(super) reports: Vec<(u64, Transition)>,
-    /// When each probe left.
+    /// When each probe left, but for the full-size ones.
     pub(super) probes: Vec<(u64, PathId)>,
     /// When `steer` latched a path.
     pub(super) latches: Vec<(u64, PathId)>,
@@ -412,7 +420,8 @@ impl Sim {
                     let maps = self.path(path);
                     (maps.state, maps.loss_ppm) = (state, loss_ppm);
                 }
-                Action::SendProbe { path, sequence } => self.send_probe(path, sequence),
+                Action::SendProbe { path, sequence } => self.send_probe(path, sequence, false),
+                Action::SendFullSize { path, sequence } => self.send_probe(path, sequence, true),
                 Action::Report(transition) => self.reports.push((self.now, transition)),
             }
         }
@@ -422,7 +431,7 @@ impl Sim {
         self.maps.get_mut(&path).expect("a path")
     }
 
-    fn send_probe(&mut self, path: PathId, sequence: u32) {
+    fn send_probe(&mut self, path: PathId, sequence: u32, full_size: bool) {
         let now = self.now;
         let maps = self.path(path);
         maps.proof.unanswered += 1;
@@ -433,9 +442,12 @@ impl Sim {
         );
         let net = &self.nets[uplink.0 as usize];
         let arrives = now + net.rtt_at(now);
-        let cut = net.is_cut(now) || net.is_cut(arrives);
+        let swallowed = full_size && net.swallows.iter().any(|during| during.contains(&now));
+        let cut = swallowed || net.is_cut(now) || net.is_cut(arrives);
         let loss = net.loss;
-        self.probes.push((now, path));
+        if !full_size {
+            self.probes.push((now, path));
+        }
         if !cut && !self.percent(loss) {
             self.at(
                 arrives,

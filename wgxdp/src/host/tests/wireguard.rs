@@ -12,7 +12,7 @@ use wireguard_control::{Key, KeyPair};
 use super::super::anchor::{Anchor, remove};
 use super::super::netlink::Netlink;
 use super::super::view::View;
-use super::super::wireguard::{Backend, Error, read, refresh_endpoints};
+use super::super::wireguard::{Backend, Change, Error, read, refresh_endpoints, send_keepalives, update_in_userspace};
 use super::{in_namespace, ip, ip_can, run, wait_for};
 
 /// A wireguard-go, ended with this value.
@@ -173,8 +173,51 @@ fn refreshing_never_creates_a_peer_nor_moves_one() {
         assert_eq!(run("wg", &["showconf", &tunnel.name]), before);
         // Between looking and writing the peer was removed: the request itself says that it is to update only.
         tunnel.set_peer(&peer, "remove");
-        super::super::wireguard::set_in_userspace(&tunnel.name, &[(peer, endpoint)]).unwrap();
+        update_in_userspace(&tunnel.name, &[(peer, vec![Change::Endpoint(endpoint)])]).unwrap();
         assert!(read(&tunnel.name).unwrap().peers.is_empty());
+    });
+}
+
+#[test]
+fn a_keepalive_is_sent_when_asked_for_and_whatever_interval_was_set_stays() {
+    in_namespace(|| async {
+        ip("link set lo up");
+        let [here, far] = [
+            WireGuard::start("k", false, 51820).await,
+            WireGuard::start("l", false, 51821).await,
+        ];
+        here.set_peer(&far.keys.public, "endpoint 127.0.0.1:51821 allowed-ips 10.99.0.2/32");
+        far.set_peer(&here.keys.public, "endpoint 127.0.0.1:51820 allowed-ips 10.99.0.1/32");
+        for tunnel in [&here, &far] {
+            ip(&format!("link set {} up", tunnel.name));
+        }
+        let ask = || send_keepalives(&here.name, std::slice::from_ref(&far.keys.public));
+        let arrived = async |bytes: u64| {
+            let received = || read(&far.name).unwrap().peers[0].rx_bytes;
+            wait_for(&format!("{bytes} bytes"), || (received() == bytes).then_some(())).await;
+        };
+        assert_eq!(ask().unwrap(), 0, "without a session there is nobody to tell");
+        arrived(0).await;
+        // Turned on, the interval has WireGuard speak by itself.
+        here.set_peer(&far.keys.public, "persistent-keepalive 3600");
+        let (initiation, keepalive) = (148, 32);
+        let mut heard = initiation + keepalive;
+        arrived(heard).await;
+        for interval in ["3600", "off"] {
+            here.set_peer(&far.keys.public, &format!("persistent-keepalive {interval}"));
+            let before = run("wg", &["showconf", &here.name]);
+            assert_eq!(ask().unwrap(), 1);
+            heard += keepalive;
+            arrived(heard).await;
+            assert_eq!(
+                run("wg", &["showconf", &here.name]),
+                before,
+                "persistent-keepalive {interval}"
+            );
+        }
+        here.set_peer(&far.keys.public, "remove");
+        assert_eq!(ask().unwrap(), 0, "a peer that is gone");
+        assert!(read(&here.name).unwrap().peers.is_empty(), "and stays so");
     });
 }
 

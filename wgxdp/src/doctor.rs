@@ -1,0 +1,178 @@
+//! `wgxdp doctor`: whether this host can do what a configuration asks for, and how much traffic its probes are. Looks, and changes nothing.
+
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::config::{Config, Tunnel, Uplink};
+use crate::engine;
+use crate::host::netlink::Netlink;
+use crate::host::view::View;
+use crate::host::{self, wireguard};
+use crate::mtu::{self, Family};
+use crate::preflight::{self, Places};
+use crate::prober;
+
+/// Of thirty days.
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What was found, in the order in which it is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    lines: Vec<(bool, String)>,
+}
+
+impl Findings {
+    /// Whether nothing stands in the way.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.lines.iter().all(|(well, _)| *well)
+    }
+
+    fn note(&mut self, found: Result<String, impl fmt::Display>) {
+        self.lines.push(match found {
+            Ok(text) => (true, text),
+            Err(problem) => (false, problem.to_string()),
+        });
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines
+            .iter()
+            .try_for_each(|(well, text)| writeln!(f, "{} {text}", if *well { "ok " } else { "bad" }))
+    }
+}
+
+/// Looks at the host.
+///
+/// # Errors
+/// The kernel does not tell of its devices.
+pub async fn examine(config: &Config, places: &Places) -> host::Result<Findings> {
+    let mut findings = Findings::default();
+    let release = preflight::kernel_release();
+    findings.note(preflight::check_kernel(&release).map(|_| format!("kernel {release}")));
+    findings.note(preflight::check_capabilities(&places.status).map(|()| "capabilities".to_owned()));
+    let bpffs = preflight::check_bpffs(&places.bpffs, &places.pins);
+    findings.note(bpffs.map(|()| format!("bpffs at {}", places.bpffs.display())));
+    for warning in config.warnings() {
+        findings.note(Ok::<_, String>(format!("warning: {warning}")));
+    }
+    let view = View::read(&Netlink::connect()?).await?;
+    for uplink in config.uplinks() {
+        findings.note(examine_uplink(uplink, &view));
+    }
+    for tunnel in config.tunnels() {
+        examine_tunnel(tunnel, &view, &mut findings);
+    }
+    Ok(findings)
+}
+
+fn examine_uplink(uplink: &Uplink, view: &View) -> Result<String, String> {
+    let (name, interface) = (&uplink.name, &uplink.interface);
+    let link = view.get(interface.as_str());
+    let link = link.ok_or_else(|| format!("uplink {name}: there is no interface {interface}"))?;
+    let mut text = format!("uplink {name}: {interface}, MTU {}", link.mtu);
+    for address in link
+        .v4
+        .iter()
+        .map(ToString::to_string)
+        .chain(link.v6.iter().map(ToString::to_string))
+    {
+        let _ = write!(text, ", {address}");
+    }
+    match (link.admin_up, link.carrier) {
+        (false, _) => Err(format!("{text}; it is set down: ip link set {interface} up")),
+        (true, false) => Err(format!("{text}; it has no carrier")),
+        (true, true) if link.v4.is_empty() && link.v6.is_empty() => Err(format!("{text}; it has no address")),
+        (true, true) => Ok(text),
+    }
+}
+
+fn examine_tunnel(tunnel: &Tunnel, view: &View, findings: &mut Findings) {
+    let interface = tunnel.interface.as_str();
+    let known = match wireguard::read(interface) {
+        Ok(known) => known,
+        Err(e) => return findings.note(Err::<String, _>(format!("tunnel {interface}: {e}"))),
+    };
+    let port = known
+        .listen_port
+        .map_or("no port yet".into(), |port| format!("port {port}"));
+    findings.note(Ok::<_, String>(format!(
+        "tunnel {interface}: {port}, {} peers",
+        known.peers.len()
+    )));
+    let full = view.get(interface).map_or(0, |link| link.mtu);
+    for peer in &tunnel.peers {
+        let in_wireguard = known
+            .peers
+            .iter()
+            .find(|known| known.public_key.0 == *peer.public_key.as_bytes());
+        let label = peer.name.as_ref().map_or(peer.public_key.short(), ToString::to_string);
+        let Some(in_wireguard) = in_wireguard else {
+            findings.note(Err::<String, _>(format!(
+                "{interface}: WireGuard has no peer {label}: wg show {interface} peers"
+            )));
+            continue;
+        };
+        let own = in_wireguard.endpoint.into_iter().filter(|_| peer.endpoints.is_empty());
+        let endpoints: Vec<SocketAddr> = peer.endpoints.iter().copied().chain(own).collect();
+        for endpoint in endpoints {
+            findings.note(Ok::<_, String>(probing(&label, endpoint, peer.probe.interval, full)));
+        }
+    }
+}
+
+/// A line on what the probes of one endpoint are, by each uplink.
+fn probing(label: &str, endpoint: SocketAddr, interval: Duration, tunnel_mtu: u32) -> String {
+    let family = Family::of(endpoint.ip());
+    let full = mtu::outer(tunnel_mtu, family);
+    let [in_use, standing_by] = [true, false].map(|in_use| gigabytes(monthly(interval, family, full, in_use)));
+    format!(
+        "{label} at {endpoint}: a probe every {}; in a month {in_use} by the path in use and {standing_by} by each other one, and as much back",
+        humantime::format_duration(interval)
+    )
+}
+
+/// Bytes of IP packets that the probes of a path are in a month, one way, if the largest are of `full` bytes.
+fn monthly(interval: Duration, family: Family, full: u32, in_use: bool) -> u64 {
+    let times = |period: Duration| MONTH.as_secs_f64() / period.as_secs_f64();
+    let small = times(interval) * f64::from(prober::packet_len(family));
+    let large = times(engine::full_size_period(interval, in_use)) * f64::from(full);
+    (small + large) as u64
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Profile, Word};
+
+    /// An IPv4 packet of 44 bytes every 50 ms, and one of 1480 bytes every 250 ms.
+    #[test]
+    fn a_month_of_probes_is_counted_packet_by_packet() {
+        let day = 24 * 3600;
+        let expected = 30 * day * (20 * 44 + 4 * 1480);
+        assert_eq!(monthly(Duration::from_millis(50), Family::V4, 1480, true), expected);
+        let expected = 30 * day * (20 * 64 * 10 + 4 * 1500) / 10;
+        assert_eq!(monthly(Duration::from_millis(50), Family::V6, 1500, false), expected);
+    }
+
+    #[test]
+    fn the_readme_s_table_is_what_the_doctor_reckons() {
+        let readme = include_str!("../../README.md");
+        for (word, profile) in Profile::KNOWN {
+            let [in_use, standing_by] =
+                [true, false].map(|in_use| gigabytes(monthly(profile.probe_interval(), Family::V4, 1480, in_use)));
+            let row = format!(
+                "| `{word}` | {} | {in_use} | {standing_by} |",
+                humantime::format_duration(profile.probe_interval())
+            );
+            assert!(readme.contains(&row), "the README has no row {row}");
+        }
+    }
+}
