@@ -10,7 +10,7 @@ use wgxdp_tests::cut::Cut;
 use wgxdp_tests::daemon::{Daemon, Settings};
 use wgxdp_tests::poll;
 use wgxdp_tests::topology::{BRANCH_INNER, Family, HUB_INNER, Lab, Uplink};
-use wgxdp_tests::traffic::udp::Stream;
+use wgxdp_tests::traffic::udp::{Load, SMALL, Stream};
 use wgxdp_tests::wireguard::INTERFACE;
 
 use crate::command::status;
@@ -38,7 +38,11 @@ fn a_pure_download_comes_by_the_other_uplink_as_soon_as_the_first_is_found_dead(
     let settings = Settings::default();
     let mut daemon = Daemon::start(&lab, &settings)?;
     let interval = pace().interval();
-    let down = Stream::start((&lab.hub, HUB_INNER), (&lab.branch, BRANCH_INNER), interval)?;
+    let load = Load {
+        interval,
+        payload: SMALL,
+    };
+    let down = Stream::start((&lab.hub, HUB_INNER), (&lab.branch, BRANCH_INNER), load)?;
     poll::wait_until("the download", BOUND, || Ok(down.counts().1 > 0))?;
     let before = lab.branch.run("wg", &["showconf", INTERFACE])?;
     ensure!(!before.contains("PersistentKeepalive"), "{before}");

@@ -109,13 +109,22 @@ fn outlives_a_blackhole(family: Family) -> Result<()> {
         await_more(host, Reason::Proof).with_context(|| hub.log().text())?;
     }
 
+    // From either of the hub's uplinks to the branch's address on the other nothing leads; until that is known those two have credit.
+    poll::wait_until("the hub to know what leads nowhere", BOUND, || {
+        Ok(hub
+            .log()
+            .since(0)
+            .iter()
+            .filter(|line| line.contains(" down after "))
+            .count()
+            >= 2)
+    })?;
     let severed = scene.lab.cut(Cut::Blackhole, Uplink::A)?;
-    let flows = scene
-        .traffic
-        .await_udp(now_ns(), BOUND)
-        .with_context(|| hub.log().text());
-    scene.log_on_error(flows)?;
-    scene.log_on_error(goes_on(scene.traffic.observe_since(severed.at_ns)?.both()))?;
+    let both_logs = |outcome: Result<()>| {
+        scene.log_on_error(outcome.with_context(|| format!("the hub's log:\n{}", hub.log().text())))
+    };
+    both_logs(scene.traffic.await_udp(now_ns(), BOUND))?;
+    both_logs(goes_on(scene.traffic.observe_since(severed.at_ns)?.both()))?;
     scene.wireguard_noticed_nothing()?;
     scene.foreign_routes_are_as_before()?;
 

@@ -1,6 +1,8 @@
 //! Copies while in doubt: what is lost ends with the suspicion and not with the verdict, and no application sees a packet twice. wgxdp runs at the
 //! branch alone, so what the branch sends is copied, and what the hub sends goes to where the latest of it came from.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use wgxdp::dataplane::{Pins, Tables};
 use wgxdp_common::id::{PathId, PeerId};
@@ -45,22 +47,30 @@ impl Tunnel {
         Ok(seen.udp)
     }
 
-    /// Cuts isp-a. When the hub first heard what was sent after that, and when `steer` found isp-a dead.
+    /// Cuts isp-a. When the hub first heard what was sent after that, and when isp-a was found dead, by whoever was first: `steer` or the daemon.
     fn heard_and_condemned(&mut self) -> Result<(u64, u64)> {
         let mark = self.traffic.tcp.mark();
+        let skip = self.daemon.log().since(0).len();
         let _severed = self.lab.cut(Cut::Blackhole, Uplink::A)?;
         let cut_ns = now_ns();
+        let verdict = self.daemon.await_line("isp-a down after ", skip, BOUND)?;
         let tables = self.lab.branch.enter(|| Tables::pinned(&Pins::default()))?;
-        let condemned_ns = poll::wait_for("the verdict on isp-a", BOUND, || {
-            let latched_ns = tables.proof(PathId::new(PeerId(0), 0)).latched_ns;
-            Ok((latched_ns != 0).then_some(latched_ns))
-        })?;
+        let condemned_ns = tables.proof(PathId::new(PeerId(0), 0)).proof_ns + silence(&verdict)?.as_nanos() as u64;
         self.traffic.await_udp(cut_ns, BOUND)?;
         self.traffic.tcp.await_life(mark, BOUND)?;
         undisturbed(self.traffic.observe_since(cut_ns)?)?;
         let heard = self.traffic.up.first_delivery_since(cut_ns);
         Ok((heard.context("it has just been seen")?.at_ns, condemned_ns))
     }
+}
+
+/// The silence of "… down after 325 ms silence …", of which the log leaves fractions out.
+fn silence(verdict: &str) -> Result<Duration> {
+    let words = verdict.split(" down after ").nth(1).context("no verdict")?;
+    let (number, unit) = words.split_once(' ').context("no unit")?;
+    let number: f64 = number.parse().with_context(|| verdict.to_owned())?;
+    let seconds = if unit.starts_with("ms") { number / 1e3 } else { number };
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// All goes on, and nobody heard a packet twice.
