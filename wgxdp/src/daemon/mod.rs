@@ -25,13 +25,13 @@ mod peers;
 mod plan;
 mod priority;
 mod refuse;
+mod report;
 mod roster;
 mod serve;
 mod tunnels;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ use wgxdp_common::table;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::dataplane::{Dataplane, Hook, Pins, Room};
-use crate::engine::{self, Action, Engine, Input, Transition};
+use crate::engine::{self, Action, Engine, Input};
 use crate::host::anchor::{self, Anchor};
 use crate::host::neighbour::Neighbours;
 use crate::host::netlink::Netlink;
@@ -64,8 +64,6 @@ use roster::{Claims, Numbers};
 
 /// Peers that are described one by one at start.
 const DESCRIBED: usize = 16;
-/// More transitions than this at once are told by kind.
-const CROWD: usize = 16;
 /// Round trips as long as over a satellite are rare on uplinks.
 const LONG_ROUND_TRIP: Duration = Duration::from_millis(300);
 
@@ -83,6 +81,7 @@ struct PathRuntime {
     plan: PathPlan,
     /// The last probe's sequence number, to make the kernel's 16 bits whole again.
     sequence: u32,
+    doubt: report::Doubt,
 }
 
 /// A running daemon.
@@ -538,35 +537,6 @@ impl Daemon {
         }
         debug_assert!(later.is_empty(), "a probe that left or did not decides nothing");
         self.report(&transitions);
-    }
-
-    /// Tells the operator. What concerns a crowd of peers, an uplink's death above all, is one line for all of them.
-    fn report(&mut self, transitions: &[Transition]) {
-        for transition in transitions {
-            self.announce(transition);
-            if let Some(failovers) = self.engine.failovers(transition.peer) {
-                self.observed.set_failovers(transition.peer, failovers.iter());
-            }
-        }
-        let crowd = self.engine.is_behind() || !self.crowd.is_empty() || transitions.len() > CROWD;
-        for transition in transitions {
-            if crowd {
-                let uplink = self
-                    .paths
-                    .get(&transition.path)
-                    .map_or(UplinkId(0), |path| path.plan.uplink);
-                let uplink = self.config.uplinks()[uplink.0 as usize].name.as_str();
-                let what = format!("{uplink} {}", transition.what());
-                *self.crowd.entry(what).or_default() += 1;
-            } else {
-                info!("{}", self.names.line(transition));
-            }
-        }
-        if !self.engine.is_behind() {
-            for (what, count) in mem::take(&mut self.crowd) {
-                info!("{what} ({count} paths)");
-            }
-        }
     }
 
     /// `len`: bytes that the packet has at least.

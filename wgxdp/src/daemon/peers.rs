@@ -15,6 +15,7 @@ use wgxdp_common::liveness::Flags;
 use wgxdp_common::table::{EndpointKey, Has};
 
 use super::plan::{self, PathPlan, PeerPlan};
+use super::report::Doubt;
 use super::roster::{Difference, Withdrawn};
 use super::{Daemon, Error, PathRuntime};
 use crate::clock::monotonic_ns;
@@ -180,6 +181,7 @@ impl Daemon {
                 PathRuntime {
                     plan: path,
                     sequence: 0,
+                    doubt: Doubt::default(),
                 },
             );
         }

@@ -89,7 +89,7 @@ fn both_paths_swallowing_move_the_traffic_once_and_not_to_and_fro() {
 
 #[test]
 fn random_loss_is_not_taken_for_swallowing() {
-    for loss in [1, 5] {
+    for loss in [1, 5, 20] {
         let mut net = Net::new(NEAR);
         net.loss = loss;
         let mut sim = Sim::new(vec![net, Net::new(NEAR)], false);
