@@ -38,6 +38,7 @@ mod cores;
 pub mod crowd;
 pub mod cut;
 pub mod daemon;
+pub mod far_end;
 pub mod fixture;
 pub mod frame;
 pub mod host;

@@ -1,8 +1,5 @@
 //! In-band probes, with wgxdp at both ends: each answers the other's in the kernel, WireGuard at neither end sees any of them, and they need no daemon there.
-//!
-//! The hub has its address on both of its devices here, as a host that is known by one address behind two providers.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,10 +11,11 @@ use wgxdp_tests::capture::{Capture, Mark, Seen};
 use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::cut::Cut;
 use wgxdp_tests::daemon::{Daemon, Settings};
+use wgxdp_tests::far_end;
 use wgxdp_tests::host::Host;
 use wgxdp_tests::poll::{self, observe_for};
 use wgxdp_tests::topology::{Family, Lab, Uplink};
-use wgxdp_tests::wireguard::{INTERFACE, LISTEN_PORT};
+use wgxdp_tests::wireguard::INTERFACE;
 
 use crate::guard::count;
 use crate::scene::{Scene, goes_on, nothing_lost};
@@ -34,42 +32,17 @@ fn settings() -> Settings {
     }
 }
 
-/// The hub's configuration: its one address on both uplinks, and the branch with an endpoint on each of its own.
-fn hub_toml(lab: &Lab) -> Result<String> {
-    let uplink = |uplink: Uplink| {
-        let gateways = match uplink {
-            Uplink::A => ["10.1.0.1", "fd57:1::1"],
-            Uplink::B => ["10.2.0.1", "fd57:2::1"],
-        };
-        format!(
-            "[[uplink]]\nname = \"{0}\"\ninterface = \"{0}\"\naddress = [\"203.0.113.1\", \"2001:db8:c::1\"]\ngateway = {gateways:?}\n\n",
-            uplink.name()
-        )
-    };
-    let branch = lab.hub.run("wg", &["show", INTERFACE, "peers"])?;
-    let endpoints = Uplink::ALL.map(|uplink| SocketAddr::new(uplink.address(lab.family()), LISTEN_PORT).to_string());
-    let settings = settings();
-    Ok(format!(
-        "{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"branch\"\nendpoints = {endpoints:?}\n\
-         probe = {{ {}, interval = \"{}ms\" }}\n",
-        Uplink::ALL.map(uplink).concat(),
-        branch.trim(),
-        settings.probe,
-        settings.probe_interval.as_millis(),
-    ))
-}
-
 /// A laboratory under traffic with a daemon at each end.
 fn raise(family: Family) -> Result<(Scene, Daemon)> {
     let lab = Lab::raise(family)?;
-    for uplink in Uplink::ALL.map(Uplink::name) {
-        lab.hub.ip([
-            format!("addr add 203.0.113.1/32 dev {uplink}"),
-            format!("addr add 2001:db8:c::1/128 dev {uplink} nodad"),
-        ])?;
-    }
-    let hub = Daemon::start_in(&lab.hub, &hub_toml(&lab)?)?;
-    Ok((Scene::raise_in(lab, &settings())?, hub))
+    let settings = settings();
+    let peer = format!(
+        "probe = {{ {}, interval = \"{}ms\" }}\n",
+        settings.probe,
+        settings.probe_interval.as_millis()
+    );
+    let hub = far_end::start(&lab, "", "", &peer)?;
+    Ok((Scene::raise_in(lab, &settings)?, hub))
 }
 
 /// How often an end answered probes, or took in answers, whoever saw them.
@@ -109,16 +82,7 @@ fn outlives_a_blackhole(family: Family) -> Result<()> {
         await_more(host, Reason::Proof).with_context(|| hub.log().text())?;
     }
 
-    // From either of the hub's uplinks to the branch's address on the other nothing leads; until that is known those two have credit.
-    poll::wait_until("the hub to know what leads nowhere", BOUND, || {
-        Ok(hub
-            .log()
-            .since(0)
-            .iter()
-            .filter(|line| line.contains(" down after "))
-            .count()
-            >= 2)
-    })?;
+    far_end::await_knowledge(&hub, BOUND)?;
     let severed = scene.lab.cut(Cut::Blackhole, Uplink::A)?;
     let both_logs = |outcome: Result<()>| {
         scene.log_on_error(outcome.with_context(|| format!("the hub's log:\n{}", hub.log().text())))

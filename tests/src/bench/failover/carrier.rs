@@ -10,6 +10,7 @@ use wgxdp::config::Profile;
 use super::follower::Follower;
 use super::frr::{self, Frr};
 use crate::daemon::{Daemon, uplinks_toml};
+use crate::far_end;
 use crate::poll;
 use crate::process::Process;
 use crate::topology::{Lab, Uplink};
@@ -18,10 +19,13 @@ use crate::wireguard::INTERFACE;
 /// What the watchdog does, and how often.
 const WATCHDOG: &str = include_str!("watchdog.sh");
 const WATCHDOG_EVERY: Duration = Duration::from_secs(1);
-/// How long the watchdog may take to set its route.
+/// How long the watchdog may take to set its route, and a far end to know its paths.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What was under way when the daemon stopped has arrived after this.
 const SETTLED: Duration = Duration::from_millis(200);
+
+/// Cut follows on cut: the hold-down is short and does not grow.
+const DETECTION: &str = "[detection]\nhold-down = \"300ms\"\nmax-hold-down = \"300ms\"\n";
 
 /// What carries the tunnel's packets.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +51,8 @@ pub(super) struct Configuration {
     pub(super) tunnel: &'static str,
     /// Lines under `[[tunnel.peer]]`.
     pub(super) peer: &'static str,
+    /// Whether wgxdp runs at the hub, too, with the same lines.
+    pub(super) far_end: bool,
 }
 
 impl Configuration {
@@ -56,15 +62,41 @@ impl Configuration {
             profile,
             tunnel: "",
             peer: "",
+            far_end: false,
         }
     }
 
-    /// The file for `lab`. The hold-down is short, so that many cuts take little time.
+    /// With these lines under `[[tunnel]]`.
+    pub(super) const fn with_tunnel(self, tunnel: &'static str) -> Self {
+        Self { tunnel, ..self }
+    }
+
+    /// With wgxdp at both ends, which probe each other in band.
+    pub(super) const fn at_both_ends(self) -> Self {
+        Self {
+            peer: "probe = { kind = \"stamp\" }",
+            far_end: true,
+            ..self
+        }
+    }
+
+    /// The daemon at the hub.
+    fn start_far_end(&self, lab: &Lab) -> Result<Option<Daemon>> {
+        if !self.far_end {
+            return Ok(None);
+        }
+        let top = format!("profile = \"{}\"\n", self.profile);
+        far_end::start(lab, &top, self.tunnel, &format!("{}\n{DETECTION}", self.peer)).map(Some)
+    }
+
+    /// The file for `lab`.
     fn toml(&self, lab: &Lab) -> String {
-        let Self { profile, tunnel, peer } = self;
+        let Self {
+            profile, tunnel, peer, ..
+        } = self;
         format!(
             "profile = \"{profile}\"\n{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n{tunnel}\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"hub\"\n\
-             endpoints = [\"{}\"]\n{peer}\n[detection]\nhold-down = \"300ms\"\n",
+             endpoints = [\"{}\"]\n{peer}\n{DETECTION}",
             uplinks_toml(None),
             lab.hub_public_key(),
             lab.hub_endpoint(),
@@ -102,10 +134,18 @@ impl Carrier {
     /// Starts it and waits until it is ready.
     pub(super) fn start(self, lab: &Lab) -> Result<Running> {
         Ok(match self {
-            Self::Wgxdp(configuration) | Self::Stopped(configuration) => Running::Wgxdp {
-                daemon: Daemon::start_in(&lab.branch, &configuration.toml(lab))?,
-                stops: matches!(self, Self::Stopped(_)),
-            },
+            Self::Wgxdp(configuration) | Self::Stopped(configuration) => {
+                let far_end = configuration.start_far_end(lab)?;
+                let daemon = Daemon::start_in(&lab.branch, &configuration.toml(lab))?;
+                if let Some(hub) = &far_end {
+                    far_end::await_knowledge(hub, PATIENCE).with_context(|| hub.log().text())?;
+                }
+                Running::Wgxdp {
+                    daemon,
+                    far_end,
+                    stops: matches!(self, Self::Stopped(_)),
+                }
+            }
             Self::Plain => Running::Plain,
             Self::Watchdog => Running::Watchdog(watchdog(lab)?, Follower::start(lab)?),
             Self::Frr => Running::Frr(Frr::start(lab)?, Follower::start(lab)?),
@@ -118,6 +158,7 @@ impl Carrier {
 pub(super) enum Running {
     Wgxdp {
         daemon: Daemon,
+        far_end: Option<Daemon>,
         stops: bool,
     },
     Plain,
@@ -130,7 +171,10 @@ pub(super) enum Running {
 impl Running {
     /// What is to happen before a cut.
     pub(super) fn before_cut(&self) -> Result<()> {
-        if let Self::Wgxdp { daemon, stops: true } = self {
+        if let Self::Wgxdp {
+            daemon, stops: true, ..
+        } = self
+        {
             daemon.signal(Signal::SIGSTOP)?;
             poll::observe_for(SETTLED)?;
         }
@@ -140,7 +184,9 @@ impl Running {
     /// What is to happen after a cut was measured.
     pub(super) fn after_cut(&self) -> Result<()> {
         match self {
-            Self::Wgxdp { daemon, stops: true } => daemon.signal(Signal::SIGCONT),
+            Self::Wgxdp {
+                daemon, stops: true, ..
+            } => daemon.signal(Signal::SIGCONT),
             _ => Ok(()),
         }
     }
@@ -148,7 +194,11 @@ impl Running {
     /// What it has to say about an error.
     pub(super) fn explain<T>(&self, outcome: Result<T>) -> Result<T> {
         match self {
-            Self::Wgxdp { daemon, .. } => outcome.with_context(|| daemon.log().text()),
+            Self::Wgxdp { daemon, far_end, .. } => outcome.with_context(|| {
+                let far_end = far_end.iter().map(|hub| hub.log().text());
+                let logs: Vec<String> = [daemon.log().text()].into_iter().chain(far_end).collect();
+                logs.join("\n")
+            }),
             Self::Plain | Self::Watchdog(..) | Self::Frr(..) => outcome,
         }
     }

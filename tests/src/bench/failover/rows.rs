@@ -57,7 +57,7 @@ const fn row(name: &'static str, carrier: Carrier, cut: Cut, bounds: Bounds) -> 
 pub(super) const ROWS: &[Row] = &[
     row(
         "fast_blackhole",
-        Carrier::Wgxdp(FAST),
+        Carrier::Wgxdp(FAST.with_tunnel("protect = \"off\"")),
         Cut::Blackhole,
         Bounds {
             p50: Some(35.0),
@@ -66,8 +66,28 @@ pub(super) const ROWS: &[Row] = &[
         },
     ),
     row(
+        "fast_suspect",
+        Carrier::Wgxdp(FAST),
+        Cut::Blackhole,
+        Bounds {
+            lost: Some(20.0),
+            ..NONE
+        },
+    ),
+    row(
+        "fast_always",
+        Carrier::Wgxdp(FAST.at_both_ends().with_tunnel("protect = \"always\"")),
+        Cut::Blackhole,
+        Bounds {
+            p50: Some(0.0),
+            p99: Some(0.0),
+            lost: Some(0.0),
+            ..NONE
+        },
+    ),
+    row(
         "balanced_blackhole",
-        Carrier::Wgxdp(BALANCED),
+        Carrier::Wgxdp(BALANCED.with_tunnel("protect = \"off\"")),
         Cut::Blackhole,
         Bounds {
             p50: Some(160.0),
@@ -75,8 +95,18 @@ pub(super) const ROWS: &[Row] = &[
             ..NONE
         },
     ),
-    row("fast_blackhole_up", Carrier::Wgxdp(FAST), Cut::BlackholeUp, ONE_WAY),
-    row("fast_blackhole_down", Carrier::Wgxdp(FAST), Cut::BlackholeDown, ONE_WAY),
+    row(
+        "fast_blackhole_up",
+        Carrier::Wgxdp(FAST.at_both_ends()),
+        Cut::BlackholeUp,
+        ONE_WAY,
+    ),
+    row(
+        "fast_blackhole_down",
+        Carrier::Wgxdp(FAST.at_both_ends()),
+        Cut::BlackholeDown,
+        ONE_WAY,
+    ),
     row(
         "balanced_mtu",
         Carrier::Wgxdp(BALANCED),
@@ -86,10 +116,18 @@ pub(super) const ROWS: &[Row] = &[
             ..NONE
         },
     ),
-    row("balanced_lossy", Carrier::Wgxdp(BALANCED), Cut::Lossy, NONE),
+    row(
+        "balanced_lossy",
+        Carrier::Wgxdp(BALANCED.with_tunnel("max-loss = \"5%\"")),
+        Cut::Lossy,
+        Bounds {
+            p50: Some(3000.0),
+            ..NONE
+        },
+    ),
     row(
         "fast_stopped",
-        Carrier::Stopped(FAST),
+        Carrier::Stopped(FAST.at_both_ends()),
         Cut::Blackhole,
         Bounds {
             p99_to: Some(("fast_blackhole", 2.0)),
