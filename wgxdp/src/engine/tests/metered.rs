@@ -157,3 +157,22 @@ fn doubts_about_the_active_path_do_not_keep_a_dead_metered_one_alive() {
     assert!(sim.arrivals(A, Suspect).len() > 10, "{:?}", sim.reports);
     assert_eq!(sim.state(B), Down);
 }
+
+#[test]
+fn a_doubt_that_arose_in_haste_is_resolved_by_answers_or_their_lack_and_not_by_the_rate_falling_back() {
+    let a = || Net::new(NEAR).cut(5 * S..6 * S);
+    let mut clean = with_standby(a(), Net::new(NEAR));
+    clean.run(30 * S);
+    let back = clean.arrivals(A, Up)[0];
+    let cut = back - 40 * MS;
+    let mut sim = with_standby(a(), Net::new(NEAR).cut(cut..EVER));
+    sim.run(back);
+    assert_eq!((sim.state(A), sim.state(B)), (Up, Suspect));
+    sim.run(back + 30 * S);
+    assert!(sim.arrivals(B, Up).is_empty(), "without an answer");
+    let down = sim.arrivals(B, Down);
+    assert!(
+        down.len() == 1 && down[0] - cut <= DEAD_WITHIN,
+        "{down:?}, cut at {cut}"
+    );
+}
