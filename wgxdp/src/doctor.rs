@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::{Config, Tunnel, Uplink};
-use crate::engine;
+use crate::engine::Pace;
 use crate::host::netlink::Netlink;
 use crate::host::view::View;
 use crate::host::{self, wireguard};
@@ -64,7 +64,8 @@ pub async fn examine(config: &Config, places: &Places) -> host::Result<Findings>
         findings.note(examine_uplink(uplink, &view));
     }
     for tunnel in config.tunnels() {
-        examine_tunnel(tunnel, &view, &mut findings);
+        let metered = config.uplinks().iter().any(|uplink| uplink.metered);
+        examine_tunnel(tunnel, metered, &view, &mut findings);
     }
     Ok(findings)
 }
@@ -90,7 +91,7 @@ fn examine_uplink(uplink: &Uplink, view: &View) -> Result<String, String> {
     }
 }
 
-fn examine_tunnel(tunnel: &Tunnel, view: &View, findings: &mut Findings) {
+fn examine_tunnel(tunnel: &Tunnel, metered: bool, view: &View, findings: &mut Findings) {
     let interface = tunnel.interface.as_str();
     let known = match wireguard::read(interface) {
         Ok(known) => known,
@@ -119,27 +120,49 @@ fn examine_tunnel(tunnel: &Tunnel, view: &View, findings: &mut Findings) {
         let own = in_wireguard.endpoint.into_iter().filter(|_| peer.endpoints.is_empty());
         let endpoints: Vec<SocketAddr> = peer.endpoints.iter().copied().chain(own).collect();
         for endpoint in endpoints {
-            findings.note(Ok::<_, String>(probing(&label, endpoint, peer.probe.interval, full)));
+            let text = probing(&label, endpoint, peer.probe.interval, metered, full);
+            findings.note(Ok::<_, String>(text));
         }
     }
 }
 
-/// A line on what the probes of one endpoint are, by each uplink.
-fn probing(label: &str, endpoint: SocketAddr, interval: Duration, tunnel_mtu: u32) -> String {
+/// A line on what the probes of one endpoint are, by each uplink; `metered`: some uplink is.
+fn probing(label: &str, endpoint: SocketAddr, interval: Duration, metered: bool, tunnel_mtu: u32) -> String {
     let family = Family::of(endpoint.ip());
     let full = mtu::outer(tunnel_mtu, family);
-    let [in_use, standing_by] = [true, false].map(|in_use| gigabytes(monthly(interval, family, full, in_use)));
+    let [in_use, standing_by, spared] = Role::ALL.map(|role| gigabytes(monthly(interval, family, full, role)));
+    let spared = if metered {
+        format!(" ({spared} if it is metered)")
+    } else {
+        String::new()
+    };
     format!(
-        "{label} at {endpoint}: a probe every {}; in a month {in_use} by the path in use and {standing_by} by each other one, and as much back",
+        "{label} at {endpoint}: a probe every {}; in a month {in_use} by the path in use and {standing_by} by each other one{spared}, and as much back",
         humantime::format_duration(interval)
     )
 }
 
+/// What a path does for its peer all month.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    InUse,
+    StandingBy,
+    /// Standing by, on a metered uplink.
+    Spared,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::InUse, Self::StandingBy, Self::Spared];
+}
+
 /// Bytes of IP packets that the probes of a path are in a month, one way, if the largest are of `full` bytes.
-fn monthly(interval: Duration, family: Family, full: u32, in_use: bool) -> u64 {
+fn monthly(interval: Duration, family: Family, full: u32, role: Role) -> u64 {
+    let in_use = matches!(role, Role::InUse);
+    let metered = matches!(role, Role::Spared);
+    let pace = Pace { interval, metered };
     let times = |period: Duration| MONTH.as_secs_f64() / period.as_secs_f64();
-    let small = times(interval) * f64::from(prober::packet_len(family));
-    let large = times(engine::full_size_period(interval, in_use)) * f64::from(full);
+    let small = times(pace.interval(in_use)) * f64::from(prober::packet_len(family));
+    let large = times(pace.full_size_period(in_use)) * f64::from(full);
     (small + large) as u64
 }
 
@@ -157,19 +180,30 @@ mod tests {
     fn a_month_of_probes_is_counted_packet_by_packet() {
         let day = 24 * 3600;
         let expected = 30 * day * (20 * 44 + 4 * 1480);
-        assert_eq!(monthly(Duration::from_millis(50), Family::V4, 1480, true), expected);
+        assert_eq!(
+            monthly(Duration::from_millis(50), Family::V4, 1480, Role::InUse),
+            expected
+        );
         let expected = 30 * day * (20 * 64 * 10 + 4 * 1500) / 10;
-        assert_eq!(monthly(Duration::from_millis(50), Family::V6, 1500, false), expected);
+        assert_eq!(
+            monthly(Duration::from_millis(50), Family::V6, 1500, Role::StandingBy),
+            expected
+        );
+        let expected = 30 * day * (60 * 44 + 1480) / 60;
+        assert_eq!(
+            monthly(Duration::from_millis(50), Family::V4, 1480, Role::Spared),
+            expected
+        );
     }
 
     #[test]
     fn the_readme_s_table_is_what_the_doctor_reckons() {
         let readme = include_str!("../../README.md");
         for (word, profile) in Profile::KNOWN {
-            let [in_use, standing_by] =
-                [true, false].map(|in_use| gigabytes(monthly(profile.probe_interval(), Family::V4, 1480, in_use)));
+            let [in_use, standing_by, spared] =
+                Role::ALL.map(|role| gigabytes(monthly(profile.probe_interval(), Family::V4, 1480, role)));
             let row = format!(
-                "| `{word}` | {} | {in_use} | {standing_by} |",
+                "| `{word}` | {} | {in_use} | {standing_by} | {spared} |",
                 humantime::format_duration(profile.probe_interval())
             );
             assert!(readme.contains(&row), "the README has no row {row}");

@@ -377,9 +377,6 @@ pub enum Notice {
     /// More uplinks than paths.
     #[error("{0} uplinks, but a peer has room for {MAX_PATHS_PER_PEER} paths: the uplinks of highest cost stay unused")]
     MoreUplinksThanPaths(usize),
-    /// `metered = true`.
-    #[error("metered = true has no effect in this version: {0:?} is probed as often as the others")]
-    Metered(String),
 }
 
 struct Nearest<'a> {

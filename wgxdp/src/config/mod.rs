@@ -11,7 +11,7 @@
 //! address = "auto"                  # "auto" | an address | a list of one IPv4 and one IPv6 address
 //! gateway = "auto"                  # "auto" | "none" (all is on the link) | an address | a list, as above
 //! mtu = 1492                        # 576 to 65535: where the way beyond the interface takes less than interface and route say; unset: those two
-//! metered = false                   # true: accepted with a warning
+//! metered = false                   # true: while the peer's active path is up its paths that stand by are probed once a second, and once a minute at full size
 //! xdp = "auto"                      # who runs `guard`: auto (the driver if it can) | native (the driver, or no start) | generic | off
 //!
 //! [[tunnel]]                        # 1 to 16
@@ -220,7 +220,7 @@ pub struct Uplink {
     pub v4: FamilyChoice<Ipv4Addr>,
     /// How IPv6 leaves.
     pub v6: FamilyChoice<Ipv6Addr>,
-    /// Each byte is paid for. Without effect in this version.
+    /// Each byte is paid for: probed less often while it carries nothing.
     pub metered: bool,
     /// Whether `guard`, the XDP program, runs on it.
     pub xdp: XdpMode,

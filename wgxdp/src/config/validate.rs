@@ -175,10 +175,6 @@ impl Check {
             if !repeated || uplink.name.place != uplink.interface.place || uplink.name.value.as_str() != interface {
                 self.unique(&mut names, &uplink.name, "uplink name", "give each uplink its own name");
             }
-            if let Some(Placed { place, value: true }) = uplink.metered {
-                self.warnings
-                    .push((place, Notice::Metered(uplink.name.value.to_string())));
-            }
             checked.push(Uplink {
                 name: uplink.name.value,
                 interface: uplink.interface.value,

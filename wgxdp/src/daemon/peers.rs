@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tracing::{debug, info, warn};
 use wgxdp_common::abi::MAX_PATHS_PER_PEER;
 use wgxdp_common::endpoints::EndpointEntry;
-use wgxdp_common::id::{PathId, PeerId};
+use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::table::{EndpointKey, Has};
 
@@ -119,9 +119,10 @@ impl Daemon {
             self.describe_peer(*id, plan, now_ns);
         }
         // All at once, so that the engine spreads their probes over the interval.
+        let is_metered = |uplink: UplinkId| self.config.uplinks()[uplink.0 as usize].metered;
         let specs: Vec<_> = added
             .iter()
-            .map(|(id, plan)| plan.spec(*id, self.config.tunnels()[plan.tunnel].objectives))
+            .map(|(id, plan)| plan.spec(*id, self.config.tunnels()[plan.tunnel].objectives, is_metered))
             .collect();
         let mut actions = Vec::new();
         self.engine.add_peers(&specs, now_ns, &mut actions);

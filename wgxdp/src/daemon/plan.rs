@@ -230,12 +230,13 @@ impl PeerPlan {
         self.name.clone().unwrap_or_else(|| self.key.short())
     }
 
-    /// For the engine, with what its tunnel expects.
-    pub(super) fn spec(&self, id: PeerId, objectives: Objectives) -> PeerSpec {
+    /// For the engine, with what its tunnel expects, and whether an uplink is metered.
+    pub(super) fn spec(&self, id: PeerId, objectives: Objectives, is_metered: impl Fn(UplinkId) -> bool) -> PeerSpec {
         let path = |path: PathPlan| PathSpec {
             id: path.id,
             uplink: path.uplink,
             interval: self.interval,
+            metered: is_metered(path.uplink),
         };
         PeerSpec {
             id,

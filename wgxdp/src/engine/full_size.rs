@@ -1,7 +1,6 @@
 //! Full-size probes: a path that answers small packets and swallows large ones is not live.
 //!
-//! Besides the others a probe as large as the tunnel's largest packet leaves by each path, every fifth interval and at most each [`LEAST_PERIOD`]; by paths that stand by a
-//! tenth as often. It is **missing** once it was not
+//! Besides the others a probe as large as the tunnel's largest packet leaves by each path now and then ([`Pace::full_size_period`]). It is **missing** once it was not
 //! answered for as long as a path may be silent, while the path proved itself by smaller ones since, and the path **swallows** large packets once so many are missing in a
 //! row that loss alone would explain it less than once a week:
 //!
@@ -21,14 +20,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Probes of a path for each full-size one.
-const EVERY: u32 = 5;
-/// No path is sent full-size probes more often.
-const LEAST_PERIOD: Duration = Duration::from_millis(250);
+use super::pace::Pace;
+
 /// Fewer missing ones prove nothing.
 const LEAST_MISSING: u32 = 3;
-/// How many times longer a path that carries nothing waits for its next one.
-const STANDING_BY: u32 = 10;
 /// Unanswered ones that are remembered. Of a path that loses so much that more would have to be missing nothing is said.
 const REMEMBERED: usize = 32;
 /// Full-size probes that a path is sent before it is taken for one that does not answer them.
@@ -40,7 +35,7 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The full-size probes of one path. Times are nanoseconds of CLOCK_MONOTONIC.
 #[derive(Clone, Debug)]
 pub(super) struct FullSize {
-    interval: Duration,
+    pace: Pace,
     asked_ns: u64,
     /// Those that left after the last one that was answered, oldest first.
     unanswered: VecDeque<Sent>,
@@ -56,9 +51,9 @@ struct Sent {
 }
 
 impl FullSize {
-    pub(super) fn new(start_ns: u64, interval_ns: u64) -> Self {
+    pub(super) fn new(start_ns: u64, pace: Pace) -> Self {
         Self {
-            interval: Duration::from_nanos(interval_ns),
+            pace,
             asked_ns: start_ns,
             unanswered: VecDeque::new(),
             in_vain: Some(0),
@@ -70,7 +65,7 @@ impl FullSize {
     pub(super) fn is_due(&self, in_use: bool, now_ns: u64) -> bool {
         let rarely = self.in_vain.is_some_and(|in_vain| in_vain >= IN_VAIN);
         let pause = if rarely { RARELY } else { Duration::ZERO };
-        let period = period(self.interval, in_use).max(pause);
+        let period = self.pace.full_size_period(in_use).max(pause);
         now_ns.saturating_sub(self.asked_ns) >= period.as_nanos() as u64
     }
 
@@ -125,7 +120,8 @@ impl FullSize {
     pub(super) fn judge(&mut self, now_ns: u64, proof_ns: u64, patience_ns: u64, loss_ppm: u32) {
         let is_missing = |sent: &&Sent| sent.at_ns < proof_ns && now_ns.saturating_sub(sent.at_ns) >= patience_ns;
         let missing = self.unanswered.iter().filter(is_missing).count();
-        let convicted = self.in_vain.is_none() && missing >= enough(loss_ppm, period(self.interval, true)) as usize;
+        let convicted =
+            self.in_vain.is_none() && missing >= enough(loss_ppm, self.pace.full_size_period(true)) as usize;
         self.swallows |= convicted;
     }
 
@@ -133,14 +129,6 @@ impl FullSize {
     pub(super) fn swallows(&self) -> bool {
         self.swallows
     }
-}
-
-/// From one to the next on a path that is probed every `interval`, with one of its probes; the time of a path that is in use, or stands by.
-#[must_use]
-pub fn period(interval: Duration, in_use: bool) -> Duration {
-    let least = LEAST_PERIOD.as_nanos().div_ceil(interval.as_nanos().max(1));
-    let probes = EVERY.max(u32::try_from(least).unwrap_or(u32::MAX));
-    interval * probes * if in_use { 1 } else { STANDING_BY }
 }
 
 /// Missing ones in a row that loss does not explain.
@@ -156,6 +144,10 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
+    const PACE: Pace = Pace {
+        interval: Duration::from_millis(50),
+        metered: false,
+    };
 
     #[test]
     fn the_more_is_lost_the_more_must_be_missing() {
@@ -170,13 +162,13 @@ mod tests {
             (1_000_000, u32::MAX),
         ];
         for (loss_ppm, missing) in rows {
-            assert_eq!(enough(loss_ppm, LEAST_PERIOD), missing, "{loss_ppm} ppm");
+            assert_eq!(enough(loss_ppm, PACE.full_size_period(true)), missing, "{loss_ppm} ppm");
         }
     }
 
     #[test]
     fn a_far_end_that_answers_none_is_asked_rarely_and_never_convicted() {
-        let mut full = FullSize::new(0, 50 * MS);
+        let mut full = FullSize::new(0, PACE);
         let mut left = Vec::new();
         for now in (0..120_000).step_by(50).map(|ms| ms * MS) {
             if full.is_due(true, now) {
@@ -192,7 +184,7 @@ mod tests {
 
     #[test]
     fn three_missing_in_a_row_convict_and_one_answer_clears() {
-        let mut full = FullSize::new(0, 50 * MS);
+        let mut full = FullSize::new(0, PACE);
         full.leaves(0, 0);
         assert!(full.answered(0) && !full.answered(0), "once");
         for sequence in [5, 10, 15] {

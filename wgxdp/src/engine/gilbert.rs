@@ -58,7 +58,9 @@ const OUTAGE: Duration = Duration::from_millis(250);
 /// The estimate of one path.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gilbert {
-    /// False verdicts for each probe that the budget allows.
+    /// False verdicts in a second that the budget allows.
+    allowed_per_second: f64,
+    /// The same for each probe.
     allowed: f64,
     /// Probes in [`OUTAGE`].
     outage: u64,
@@ -87,15 +89,23 @@ impl Gilbert {
     /// Of a path that nothing is known of, and may be called dead falsely this many times a second.
     pub(super) fn new(interval: Duration, allowed_per_second: f64) -> Self {
         let mut gilbert = Self {
-            allowed: allowed_per_second * interval.as_secs_f64(),
-            outage: OUTAGE.as_nanos().div_ceil(interval.as_nanos()) as u64,
+            allowed_per_second,
+            allowed: 0.0,
+            outage: 0,
             seen: Steps::default(),
             clean: 0,
             run: 0,
             needed: DEAD_MIN_UNANSWERED,
         };
-        gilbert.answered(0);
+        gilbert.set_interval(interval);
         gilbert
+    }
+
+    /// The path is asked this often from now on. What was seen stays: bursts that were counted in other intervals are a better guess than none.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        self.allowed = self.allowed_per_second * interval.as_secs_f64();
+        self.outage = OUTAGE.as_nanos().div_ceil(interval.as_nanos()) as u64;
+        self.needed = self.seen.faded(self.clean).needed(self.allowed);
     }
 
     /// The next `probes` were answered.

@@ -56,6 +56,11 @@ impl Loss {
         &self.gilbert
     }
 
+    /// The path is asked this often from now on.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        self.gilbert.set_interval(interval);
+    }
+
     /// How it stands to what its tunnel expects.
     pub(super) fn conduct(&self) -> &Conduct {
         &self.conduct

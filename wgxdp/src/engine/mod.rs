@@ -40,6 +40,7 @@ mod gilbert;
 mod loss;
 pub mod montecarlo;
 mod objectives;
+mod pace;
 mod path;
 mod peer;
 mod report;
@@ -65,10 +66,10 @@ use self::gilbert::Gilbert;
 use self::loss::Loss;
 use self::path::Path;
 use self::peer::Peer;
-use self::schedule::Schedule;
+use self::schedule::{SHORTEST_INTERVAL, Schedule};
 
-pub use self::full_size::period as full_size_period;
 pub use self::objectives::{Objectives, Violation};
+pub use self::pace::Pace;
 pub use self::report::Names;
 pub use self::transition::{Cause, Failovers, MoveReason, Patience, Transition};
 
@@ -126,8 +127,19 @@ pub struct PathSpec {
     pub id: PathId,
     /// The uplink that it leaves by.
     pub uplink: UplinkId,
-    /// The time between two probes.
+    /// The time between two probes, if it is not spared them.
     pub interval: Duration,
+    /// Whether each byte by its uplink is paid for: then it is spared most of them while its peer does not need it (see [`Pace`]).
+    pub metered: bool,
+}
+
+impl PathSpec {
+    fn pace(&self) -> Pace {
+        Pace {
+            interval: self.interval.max(SHORTEST_INTERVAL),
+            metered: self.metered,
+        }
+    }
 }
 
 /// One peer.
@@ -353,12 +365,13 @@ impl Engine {
                 .iter()
                 .zip(index.by_ref().take(of_peer(spec)))
                 .map(|(path, index)| {
-                    let schedule = Schedule::new(now_ns, path.interval, index, count);
+                    let schedule = Schedule::new(now_ns, path.pace().interval, index, count);
                     let gilbert = Gilbert::new(schedule.interval(), self.settings.share(of_peer(spec)));
                     let loss = Loss::new(gilbert, &spec.objectives);
                     Path::new(path, schedule, loss, &self.settings, now_ns, actions)
                 });
-            let mut peer = Peer::new(spec.id, paths.collect());
+            let paths = paths.collect();
+            let mut peer = Peer::new(spec.id, paths, now_ns, actions);
             for place in 0..peer.paths.len() {
                 let uplink = peer.paths[place].uplink;
                 match self.uplinks.get(&uplink) {
@@ -579,17 +592,16 @@ impl Engine {
                 }
             }
             peer.settle(self.now_ns, actions);
-        }
-        for id in &concerned {
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            let active = peer.active();
-            for path in &mut peer.paths {
-                path.probe_if_due(active == Some(path.id), self.now_ns, actions);
-            }
             self.agenda.note(peer);
         }
         if self.behind.is_some_and(|behind| behind.at_ns <= self.now_ns) {
             self.catch_up_some(actions);
+        }
+        let to_probe: BTreeSet<PeerId> = self.agenda.until(self.now_ns).map(PathId::peer).collect();
+        for id in to_probe {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            peer.probe(self.now_ns, actions);
+            self.agenda.note(peer);
         }
     }
 }

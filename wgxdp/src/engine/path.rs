@@ -10,6 +10,7 @@ use super::damping::Damping;
 use super::full_size::FullSize;
 use super::loss::Loss;
 use super::objectives::Conduct;
+use super::pace::Pace;
 use super::rtt::Rtt;
 use super::schedule::Schedule;
 use super::thresholds::Tuner;
@@ -47,6 +48,7 @@ pub(super) struct Path {
     tuner: Tuner,
     damping: Damping,
     full_size: FullSize,
+    pace: Pace,
     schedule: Schedule,
     /// When a probe out of turn is to leave.
     extra_ns: Option<u64>,
@@ -99,7 +101,8 @@ impl Path {
             loss,
             tuner,
             damping: settings.damping(),
-            full_size: FullSize::new(now_ns, schedule.interval_ns()),
+            full_size: FullSize::new(now_ns, spec.pace()),
+            pace: spec.pace(),
             schedule,
             extra_ns: None,
             told,
@@ -261,6 +264,21 @@ impl Path {
     /// Wants a probe out of turn to leave then.
     pub(super) fn want_probe(&mut self, at_ns: u64) {
         self.extra_ns = Some(at_ns);
+    }
+
+    /// Asks the path as often as it is time for, at once if that is oftener than before; `hurried`: its peer's traffic is there, or may soon be.
+    /// A doubt that arose while the path was asked often is resolved so: thresholds grown at once would resolve it without an answer.
+    pub(super) fn set_pace(&mut self, hurried: bool, now_ns: u64, out: &mut Vec<Action>) {
+        let interval = self.pace.interval(hurried);
+        if interval == self.schedule.interval() || (!hurried && self.state == PathState::Suspect) {
+            return;
+        }
+        self.schedule.set_interval(interval, now_ns);
+        self.loss.set_interval(interval);
+        let (interval_ns, needed) = (self.schedule.interval_ns(), self.loss.gilbert().needed());
+        self.tuner
+            .set_interval(interval_ns, self.sequence, now_ns, needed, &self.rtt);
+        self.retune(now_ns, out);
     }
 
     /// An authentic reply.

@@ -37,7 +37,7 @@ struct Change {
 }
 
 impl Peer {
-    pub(super) fn new(id: PeerId, paths: Vec<Path>) -> Self {
+    pub(super) fn new(id: PeerId, paths: Vec<Path>, now_ns: u64, out: &mut Vec<Action>) -> Self {
         let mut peer = Self {
             id,
             paths,
@@ -48,6 +48,7 @@ impl Peer {
         };
         peer.active = peer.choose();
         peer.carrier = peer.active;
+        peer.set_paces(now_ns, out);
         peer
     }
 
@@ -309,6 +310,23 @@ impl Peer {
                 now_on: self.active,
                 moved,
             }));
+        }
+        self.set_paces(now_ns, out);
+    }
+
+    /// While all is well only the path in use needs to be asked often; otherwise any may be the next one.
+    fn set_paces(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        let is_well = |path: &Path| Some(path.id) == self.active && path.state == PathState::Up;
+        let well = self.paths.iter().any(is_well);
+        for path in &mut self.paths {
+            path.set_pace(!well || self.active == Some(path.id), now_ns, out);
+        }
+    }
+
+    /// Sends the probes that are due.
+    pub(super) fn probe(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        for path in &mut self.paths {
+            path.probe_if_due(self.active == Some(path.id), now_ns, out);
         }
     }
 

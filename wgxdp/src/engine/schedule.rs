@@ -40,6 +40,16 @@ impl Schedule {
         self.next_ns
     }
 
+    /// Another interval from now on. If it is shorter a probe is due now and the grid begins with it; if it is longer the next slot stays, so that the
+    /// paths remain spread.
+    pub(super) fn set_interval(&mut self, interval: Duration, now_ns: u64) {
+        let interval_ns = interval.max(SHORTEST_INTERVAL).as_nanos() as u64;
+        if interval_ns < self.interval_ns {
+            self.next_ns = self.next_ns.min(now_ns);
+        }
+        self.interval_ns = interval_ns;
+    }
+
     /// A probe leaves now, due or not: moves on to the next slot.
     pub(super) fn advance(&mut self, now_ns: u64) {
         let earliest = now_ns + self.interval_ns / 4;
@@ -100,6 +110,20 @@ mod tests {
         assert_eq!(schedule.next_ns(), 20 * MS, "far enough away");
         schedule.advance(18 * MS);
         assert_eq!(schedule.next_ns(), 40 * MS, "too close, so skipped");
+    }
+
+    #[test]
+    fn a_shorter_interval_begins_at_once_and_a_longer_one_with_the_next_slot() {
+        let mut schedule = Schedule::new(0, INTERVAL, 0, 1);
+        schedule.advance(0);
+        schedule.set_interval(Duration::from_secs(1), 7 * MS);
+        assert_eq!(schedule.next_ns(), 20 * MS);
+        schedule.advance(20 * MS);
+        assert_eq!(schedule.next_ns(), 1020 * MS);
+        schedule.set_interval(INTERVAL, 333 * MS);
+        assert_eq!(schedule.next_ns(), 333 * MS);
+        schedule.advance(334 * MS);
+        assert_eq!(schedule.next_ns(), 353 * MS);
     }
 
     proptest! {

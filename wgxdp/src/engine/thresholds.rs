@@ -25,6 +25,10 @@
 //! the silence is its own fault: both thresholds grow by the silence so far and the time an answer takes (SRTT + 4 × RTTVAR), until the first probe after
 //! the gap is answered, or should have been. This is granted once for each sign of life, so that a limping prober does not keep a dead path alive.
 //!
+//! **A shorter interval** is a promise of the future: answers to what was asked before come as slowly as before. So the thresholds of the longer one hold
+//! until the first probe after the change is answered, or that and those after it should have been. A longer interval counts at once, before the first slot
+//! of the shorter one is left out.
+//!
 //! Units: [`Thresholds`] hold microseconds; everything here is nanoseconds of CLOCK_MONOTONIC.
 
 use std::time::Duration;
@@ -44,10 +48,24 @@ const NOTICEABLE: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tuner {
     interval_ns: u64,
+    /// The interval when the last probe left.
+    asked_every_ns: u64,
     told: Thresholds,
+    haste: Option<Haste>,
     gap: Option<Gap>,
     /// When a gap was last granted; another one is after a sign of life since.
     granted_ns: Option<u64>,
+}
+
+/// The path is asked more often than before.
+#[derive(Clone, Copy, Debug)]
+struct Haste {
+    /// The first probe after the change.
+    sequence: u32,
+    /// The interval before it.
+    before_ns: u64,
+    /// Until when that still counts.
+    until_ns: u64,
 }
 
 /// What is granted to a path that was not asked for a while.
@@ -67,10 +85,23 @@ impl Tuner {
         let told = steady(interval_ns, needed, &Rtt::default());
         Self {
             interval_ns,
+            asked_every_ns: interval_ns,
             told,
+            haste: None,
             gap: None,
             granted_ns: None,
         }
+    }
+
+    /// The path is asked this often from now on, the probe `sequence` being the next one.
+    pub(super) fn set_interval(&mut self, interval_ns: u64, sequence: u32, now_ns: u64, needed: u64, rtt: &Rtt) {
+        let before_ns = std::mem::replace(&mut self.interval_ns, interval_ns);
+        let answered_ns = now_ns + rtt.bound().as_nanos() as u64;
+        self.haste = (interval_ns < before_ns).then(|| Haste {
+            sequence,
+            before_ns,
+            until_ns: answered_ns + steady(interval_ns, needed, rtt).dead_after_ns(),
+        });
     }
 
     /// What the kernel was told, and both sides judge by.
@@ -81,7 +112,8 @@ impl Tuner {
     /// A probe leaves: was the path not asked for too long?
     pub(super) fn resume(&mut self, sequence: u32, now_ns: u64, asked_ns: u64, proof_ns: u64, rtt: &Rtt) {
         let unasked_ns = now_ns.saturating_sub(asked_ns);
-        if 2 * unasked_ns < 3 * self.interval_ns || self.granted_ns.is_some_and(|granted_ns| proof_ns <= granted_ns) {
+        let every_ns = std::mem::replace(&mut self.asked_every_ns, self.interval_ns).max(self.interval_ns);
+        if 2 * unasked_ns < 3 * every_ns || self.granted_ns.is_some_and(|granted_ns| proof_ns <= granted_ns) {
             return;
         }
         let answer_ns = rtt.bound().as_nanos() as u64;
@@ -95,18 +127,20 @@ impl Tuner {
         self.granted_ns = Some(now_ns);
     }
 
-    /// An answer came: a gap is over if the probe left after it.
+    /// An answer came: a gap is over if the probe left after it, and so is the time in which a longer interval still counts.
     pub(super) fn answered(&mut self, sequence: u32) {
         // Sequence numbers wrap: the later of two is less than half the circle ahead.
-        self.gap = self
-            .gap
-            .filter(|gap| sequence.wrapping_sub(gap.sequence) > u32::MAX / 2);
+        let is_before = |first: u32| sequence.wrapping_sub(first) > u32::MAX / 2;
+        self.gap = self.gap.filter(|gap| is_before(gap.sequence));
+        self.haste = self.haste.filter(|haste| is_before(haste.sequence));
     }
 
     /// The thresholds of this moment, if they differ noticeably from what the kernel was told.
     pub(super) fn retune(&mut self, now_ns: u64, needed: u64, rtt: &Rtt) -> Option<Thresholds> {
         self.gap = self.gap.filter(|gap| now_ns < gap.until_ns);
-        let steady = steady(self.interval_ns, needed, rtt);
+        self.haste = self.haste.filter(|haste| now_ns < haste.until_ns);
+        let interval_ns = self.haste.map_or(self.interval_ns, |haste| haste.before_ns);
+        let steady = steady(interval_ns, needed, rtt);
         let wanted = self.gap.map_or(steady, |gap| stretch(steady, gap.extra_ns));
         let noticeable =
             |old_ns: u64, new_ns: u64| old_ns.abs_diff(new_ns) >= (NOTICEABLE.as_nanos() as u64).max(old_ns / 20);
@@ -258,6 +292,50 @@ mod tests {
         assert_eq!(tuner.retune(now + 300 * MS, 3, &rtt), None, "no sign of life since");
         tuner.resume(1001, now + 300 * MS, now, now + MS, &rtt);
         assert!(tuner.retune(now + 300 * MS, 3, &rtt).is_some(), "alive since");
+    }
+
+    #[test]
+    fn a_shorter_interval_counts_from_the_first_answer_on_or_when_none_came_and_a_longer_one_at_once() {
+        let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(200)));
+        let slow = Thresholds::new(1_750_000, 3_250_000);
+        let fast = Thresholds::new(35_000, 65_000);
+        tuner.set_interval(1000 * MS, 7, 0, 3, &rtt);
+        assert_eq!(tuner.retune(0, 3, &rtt), Some(slow));
+        let now = 60_000 * MS;
+        tuner.resume(59, now - 900 * MS, now - 1900 * MS, now - 1700 * MS, &rtt);
+        tuner.set_interval(INTERVAL, 60, now, 3, &rtt);
+        tuner.resume(60, now, now - 900 * MS, now - 700 * MS, &rtt);
+        tuner.answered(59);
+        assert_eq!(tuner.retune(now + 264 * MS, 3, &rtt), None, "that was asked before");
+        let mut unanswered = tuner;
+        assert_eq!(unanswered.retune(now + 266 * MS, 3, &rtt), Some(fast));
+        tuner.answered(60);
+        assert_eq!(tuner.retune(now + 200 * MS, 3, &rtt), Some(fast));
+        tuner.set_interval(1000 * MS, 70, now + 300 * MS, 3, &rtt);
+        assert_eq!(tuner.retune(now + 300 * MS, 3, &rtt), Some(slow));
+    }
+
+    #[test]
+    fn a_path_that_is_asked_at_its_new_interval_was_not_left_unasked() {
+        let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(1)));
+        let steps = [
+            (0, 20),
+            (1000, 1000),
+            (2000, 1000),
+            (2500, 20),
+            (2520, 20),
+            (2540, 1000),
+            (3540, 1000),
+        ];
+        let mut asked = 0;
+        for (sequence, (at_ms, interval_ms)) in (0..).zip(steps) {
+            tuner.set_interval(interval_ms * MS, sequence, at_ms * MS, 3, &rtt);
+            tuner.resume(sequence, at_ms * MS, asked, asked, &rtt);
+            assert!(tuner.gap.is_none(), "at {at_ms} ms");
+            asked = at_ms * MS;
+        }
+        tuner.resume(9, asked + 1500 * MS, asked, asked, &rtt);
+        assert!(tuner.gap.is_some(), "that was too long by any interval");
     }
 
     #[test]

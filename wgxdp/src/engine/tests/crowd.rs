@@ -19,6 +19,7 @@ fn crowd(peers: u32, uplinks: &[UplinkId]) -> Engine {
         id: PathId::new(id, slot),
         uplink: *uplink,
         interval: Duration::from_secs(60),
+        metered: false,
     };
     let peer = |id| PeerSpec {
         id,

@@ -7,6 +7,7 @@
 //! | [`failover`] | what happens to traffic when paths die and come back |
 //! | [`brownout`] | what objectives move, and what they do not |
 //! | [`full_size`] | what becomes of paths that swallow large packets |
+//! | [`metered`] | how seldom metered paths are asked, and that it harms nobody |
 //! | [`starvation`] | what happens when the engine sleeps, or does not hear |
 //! | [`contract`] | what single inputs lead to, and in which order |
 //! | [`crowd`] | that of thousands of peers nobody costs another anything |
@@ -17,6 +18,7 @@ mod contract;
 mod crowd;
 mod failover;
 mod full_size;
+mod metered;
 mod property;
 mod sim;
 mod starvation;

@@ -13,7 +13,7 @@ use crate::engine::{Action, Engine, Input, Objectives, PathSpec, PeerSpec};
 const PEERS: u32 = 3;
 const UPLINKS: u32 = 3;
 
-/// Two peers with a path over each of three uplinks, in opposite orders, and one with a single path.
+/// Two peers with a path over each of three uplinks, the last of them metered, in opposite orders, and one with a single path.
 fn peers() -> Vec<PeerSpec> {
     let spec = |peer: u32| {
         let id = PeerId(peer);
@@ -24,6 +24,7 @@ fn peers() -> Vec<PeerSpec> {
                 id: PathId::new(id, n),
                 uplink: UplinkId(uplink),
                 interval,
+                metered: uplink == UPLINKS - 1,
             }
         };
         PeerSpec {

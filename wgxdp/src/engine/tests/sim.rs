@@ -36,6 +36,7 @@ pub(super) fn one_peer(count: u32) -> Vec<PeerSpec> {
         id: PathId(n),
         uplink: UplinkId(n),
         interval: Duration::from_nanos(INTERVAL),
+        metered: false,
     };
     vec![PeerSpec {
         id: PEER,
@@ -129,6 +130,8 @@ pub(super) struct Sim {
     pub(super) reports: Vec<(u64, Transition)>,
     /// When each probe left, but for the full-size ones.
     pub(super) probes: Vec<(u64, PathId)>,
+    /// The same of these.
+    pub(super) full_size: Vec<(u64, PathId)>,
     /// When `steer` latched a path.
     pub(super) latches: Vec<(u64, PathId)>,
     now: u64,
@@ -149,6 +152,19 @@ impl Sim {
     pub(super) fn expecting(nets: Vec<Net>, traffic: bool, objectives: Objectives, seed: u64) -> Self {
         let mut peers = one_peer(nets.len() as u32);
         peers[0].objectives = objectives;
+        Self::of(peers, nets, traffic, seed)
+    }
+
+    /// The same where some uplinks are metered.
+    pub(super) fn metered(nets: Vec<Net>, metered: &[PathId]) -> Self {
+        let mut peers = one_peer(nets.len() as u32);
+        for path in &mut peers[0].paths {
+            path.metered = metered.contains(&path.id);
+        }
+        Self::of(peers, nets, true, 1)
+    }
+
+    fn of(peers: Vec<PeerSpec>, nets: Vec<Net>, traffic: bool, seed: u64) -> Self {
         let mut actions = Vec::new();
         let engine = Engine::new(settings(), &peers, START, &mut actions);
         let maps = peers[0].paths.iter().map(|path| {
@@ -179,6 +195,7 @@ impl Sim {
             packets: Vec::new(),
             reports: Vec::new(),
             probes: Vec::new(),
+            full_size: Vec::new(),
             latches: Vec::new(),
             now: 0,
             order: 0,
@@ -445,9 +462,12 @@ impl Sim {
         let swallowed = full_size && net.swallows.iter().any(|during| during.contains(&now));
         let cut = swallowed || net.is_cut(now) || net.is_cut(arrives);
         let loss = net.loss;
-        if !full_size {
-            self.probes.push((now, path));
-        }
+        let sent = if full_size {
+            &mut self.full_size
+        } else {
+            &mut self.probes
+        };
+        sent.push((now, path));
         if !cut && !self.percent(loss) {
             self.at(
                 arrives,
