@@ -79,8 +79,6 @@ pub(super) const ROWS: &[Row] = &[
         Carrier::Wgxdp(FAST.at_both_ends().with_tunnel("protect = \"always\"")),
         Cut::Blackhole,
         Bounds {
-            p50: Some(0.0),
-            p99: Some(0.0),
             lost: Some(0.0),
             ..NONE
         },
