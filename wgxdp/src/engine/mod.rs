@@ -76,13 +76,13 @@ pub use self::transition::{Cause, Failovers, MoveReason, Patience, Transition};
 /// Paths that are asked in the same breath when their uplink can be used again.
 const ASKED_AT_ONCE: u64 = 16;
 /// Nanoseconds between two of the others, lest thousands of probes hold up those that somebody's traffic depends on.
-const ASKED_EVERY_NS: u64 = 200_000;
+const ASKED_EVERY_NS: u64 = 1_000_000;
 /// Seconds in a week.
 const WEEK: f64 = 7.0 * 24.0 * 3600.0;
 
-/// Peers that catch up at a time with an uplink that went: as many in a step of 2 ms take a few hundredths of a processor.
-const CAUGHT_UP_AT_ONCE: usize = 32;
-const CATCH_UP_EVERY_NS: u64 = 2_000_000;
+/// Peers that catch up at a time with an uplink that went: as many in a step of 4 ms take a hundredth of a processor, which may be one with real-time priority.
+const CAUGHT_UP_AT_ONCE: usize = 16;
+const CATCH_UP_EVERY_NS: u64 = 4_000_000;
 
 /// What is the same for all peers.
 #[derive(Clone, Copy, Debug, PartialEq)]
