@@ -115,16 +115,21 @@ pub enum NotSenders {
     Reflected,
 }
 
+/// A packet that begins as both kinds do, and is zero behind that.
+fn opening(sequence: u32, timestamp: Timestamp, error: ErrorEstimate, session: u16) -> [u8; BASE_LEN] {
+    let mut bytes = [0; BASE_LEN];
+    bytes[0..4].copy_from_slice(&sequence.to_be_bytes());
+    bytes[4..12].copy_from_slice(&timestamp.0.to_be_bytes());
+    bytes[12..14].copy_from_slice(&error.0.to_be_bytes());
+    bytes[14..16].copy_from_slice(&session.to_be_bytes());
+    bytes
+}
+
 impl SenderPacket {
     /// As it stands in the packet.
     #[must_use]
     pub fn to_bytes(self) -> [u8; BASE_LEN] {
-        let mut bytes = [0; BASE_LEN];
-        bytes[0..4].copy_from_slice(&self.sequence.to_be_bytes());
-        bytes[4..12].copy_from_slice(&self.timestamp.0.to_be_bytes());
-        bytes[12..14].copy_from_slice(&self.error.0.to_be_bytes());
-        bytes[14..16].copy_from_slice(&self.session.to_be_bytes());
-        bytes
+        opening(self.sequence, self.timestamp, self.error, self.session)
     }
 
     /// From a datagram's payload; what follows the first [`BASE_LEN`] bytes are TLVs.
@@ -201,11 +206,7 @@ impl ReflectorPacket {
     /// As it stands in the packet.
     #[must_use]
     pub fn to_bytes(self) -> [u8; BASE_LEN] {
-        let mut bytes = [0; BASE_LEN];
-        bytes[0..4].copy_from_slice(&self.sequence.to_be_bytes());
-        bytes[4..12].copy_from_slice(&self.timestamp.0.to_be_bytes());
-        bytes[12..14].copy_from_slice(&self.error.0.to_be_bytes());
-        bytes[14..16].copy_from_slice(&self.session.to_be_bytes());
+        let mut bytes = opening(self.sequence, self.timestamp, self.error, self.session);
         bytes[16..24].copy_from_slice(&self.received.0.to_be_bytes());
         bytes[24..28].copy_from_slice(&self.sender_sequence.to_be_bytes());
         bytes[28..36].copy_from_slice(&self.sender_timestamp.0.to_be_bytes());

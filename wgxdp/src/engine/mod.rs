@@ -34,6 +34,7 @@
 //! A peer with a path up, suspect or held has an active path.
 
 mod agenda;
+mod behind;
 mod damping;
 mod full_size;
 mod gilbert;
@@ -61,6 +62,7 @@ use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::PathState;
 
 use self::agenda::Agenda;
+use self::behind::Behind;
 use self::damping::Damping;
 use self::gilbert::Gilbert;
 use self::loss::Loss;
@@ -73,16 +75,8 @@ pub use self::pace::Pace;
 pub use self::report::Names;
 pub use self::transition::{Cause, Failovers, MoveReason, Patience, Transition};
 
-/// Paths that are asked in the same breath when their uplink can be used again.
-const ASKED_AT_ONCE: u64 = 16;
-/// Nanoseconds between two of the others, lest thousands of probes hold up those that somebody's traffic depends on.
-const ASKED_EVERY_NS: u64 = 1_000_000;
 /// Seconds in a week.
 const WEEK: f64 = 7.0 * 24.0 * 3600.0;
-
-/// Peers that catch up at a time with an uplink that went: as many in a step of 4 ms take a hundredth of a processor, which may be one with real-time priority.
-const CAUGHT_UP_AT_ONCE: usize = 16;
-const CATCH_UP_EVERY_NS: u64 = 4_000_000;
 
 /// What is the same for all peers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -309,15 +303,6 @@ pub struct PathView {
     pub refused: u64,
 }
 
-/// Peers that may not know yet what became of their uplinks.
-#[derive(Clone, Copy, Debug)]
-struct Behind {
-    /// The first of them.
-    from: PeerId,
-    /// When the next few are told.
-    at_ns: u64,
-}
-
 /// The engine. See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -467,8 +452,7 @@ impl Engine {
     /// changes with time alone, because no uplink is usable.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<u64> {
-        let behind_ns = self.behind.map(|behind| behind.at_ns);
-        [self.agenda.first_ns(), self.hint_ns, behind_ns]
+        [self.agenda.first_ns(), self.hint_ns, self.behind_ns()]
             .into_iter()
             .flatten()
             .min()
@@ -501,12 +485,6 @@ impl Engine {
         Some(self.peers.get(&peer)?.failovers)
     }
 
-    /// Whether an uplink went and there are peers that do not know it yet: a crowd is being told.
-    #[must_use]
-    pub fn is_behind(&self) -> bool {
-        self.behind.is_some()
-    }
-
     /// A probe that left or did not decides nothing.
     fn note_probe(&mut self, path: PathId, note: impl FnOnce(&mut Path)) {
         if let Some(peer) = self.peers.get_mut(&path.peer())
@@ -527,56 +505,6 @@ impl Engine {
         }
     }
 
-    fn set_uplink_flags(&mut self, uplink: UplinkId, flags: Flags, actions: &mut Vec<Action>) {
-        if self.uplinks.get(&uplink) == Some(&flags) {
-            return;
-        }
-        if flags == Flags::NONE {
-            // Bounded by the number of peers: each turn tells some.
-            while self.is_behind() {
-                self.catch_up_some(actions);
-            }
-        }
-        self.uplinks.insert(uplink, flags);
-        actions.push(Action::SetUplinkFlags { uplink, flags });
-        if flags == Flags::NONE {
-            self.uplink_returns(uplink, actions);
-        } else {
-            let (from, at_ns) = (PeerId(0), self.now_ns);
-            self.behind = Some(Behind { from, at_ns });
-            self.catch_up_some(actions);
-        }
-    }
-
-    fn uplink_returns(&mut self, uplink: UplinkId, actions: &mut Vec<Action>) {
-        let mut asked = 0_u64;
-        for peer in self.peers.values_mut() {
-            for place in 0..peer.paths.len() {
-                if peer.paths[place].uplink == uplink {
-                    let probe_at_ns = self.now_ns + asked.saturating_sub(ASKED_AT_ONCE) * ASKED_EVERY_NS;
-                    peer.uplink_flagged(place, Flags::NONE, probe_at_ns, self.now_ns, actions);
-                    asked += 1;
-                }
-            }
-            peer.settle(self.now_ns, actions);
-            self.agenda.note(peer);
-        }
-    }
-
-    /// Tells a few peers what became of their uplinks.
-    fn catch_up_some(&mut self, actions: &mut Vec<Action>) {
-        let Some(Behind { from, .. }) = self.behind else { return };
-        let mut rest = self.peers.range_mut(from..);
-        for (_, peer) in rest.by_ref().take(CAUGHT_UP_AT_ONCE) {
-            peer.catch_up(&self.uplinks, self.now_ns, actions);
-            self.agenda.note(peer);
-        }
-        self.behind = rest.next().map(|(from, _)| Behind {
-            from: *from,
-            at_ns: self.now_ns + CATCH_UP_EVERY_NS,
-        });
-    }
-
     /// Judges first, and only then sends probes: a failover does not wait behind them.
     fn tick(&mut self, actions: &mut Vec<Action>) {
         let due: BTreeSet<PathId> = self.due(self.now_ns).collect();
@@ -594,7 +522,7 @@ impl Engine {
             peer.settle(self.now_ns, actions);
             self.agenda.note(peer);
         }
-        if self.behind.is_some_and(|behind| behind.at_ns <= self.now_ns) {
+        if self.behind_ns().is_some_and(|at_ns| at_ns <= self.now_ns) {
             self.catch_up_some(actions);
         }
         let to_probe: BTreeSet<PeerId> = self.agenda.until(self.now_ns).map(PathId::peer).collect();
