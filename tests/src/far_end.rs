@@ -16,19 +16,33 @@ use crate::wireguard::{INTERFACE, LISTEN_PORT};
 /// # Errors
 /// The hub refused the addresses, or the daemon did not become ready.
 pub fn start(lab: &Lab, top: &str, tunnel: &str, peer: &str) -> Result<Daemon> {
+    let branch = lab.hub.run("wg", &["show", INTERFACE, "peers"])?;
+    let endpoints = Uplink::ALL.map(|uplink| SocketAddr::new(uplink.address(lab.family()), LISTEN_PORT).to_string());
+    let peer = format!(
+        "[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"branch\"\nendpoints = {endpoints:?}\n{peer}",
+        branch.trim(),
+    );
+    start_with(lab, top, tunnel, &peer)
+}
+
+/// Starts a daemon at the hub that is told of no peer: it learns where the branch is.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_as_concentrator(lab: &Lab) -> Result<Daemon> {
+    start_with(lab, "", "", "")
+}
+
+fn start_with(lab: &Lab, top: &str, tunnel: &str, peer: &str) -> Result<Daemon> {
     for uplink in Uplink::ALL.map(Uplink::name) {
         lab.hub.ip([
             format!("addr add 203.0.113.1/32 dev {uplink}"),
             format!("addr add 2001:db8:c::1/128 dev {uplink} nodad"),
         ])?;
     }
-    let branch = lab.hub.run("wg", &["show", INTERFACE, "peers"])?;
-    let endpoints = Uplink::ALL.map(|uplink| SocketAddr::new(uplink.address(lab.family()), LISTEN_PORT).to_string());
     let toml = format!(
-        "{top}\n{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n{tunnel}\n[[tunnel.peer]]\npublic-key = \"{}\"\nname = \"branch\"\n\
-         endpoints = {endpoints:?}\n{peer}",
+        "{top}\n{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n{tunnel}\n{peer}",
         Uplink::ALL.map(uplink_toml).concat(),
-        branch.trim(),
     );
     Daemon::start_in(&lab.hub, &toml)
 }

@@ -29,7 +29,7 @@ use wgxdp_common::net::Endpoint;
 use wgxdp_common::siphash::Key;
 use wgxdp_common::stamp::in_band::KeyId;
 use wgxdp_common::table::{
-    Anchor, Config, EndpointKey, EndpointRef, Family, LinkKind, Order, Path, Peer, Tunnel, Uplink,
+    Anchor, Config, EndpointKey, EndpointRef, Family, LinkKind, Order, OrderedBy, Path, Peer, Tunnel, Uplink,
 };
 
 /// The anchor's addresses and its link-layer address.
@@ -224,6 +224,7 @@ impl Fixture {
     /// The kernel refused something.
     pub fn load_protected(config: &Config, protect: Protect) -> Result<Self, Error> {
         let room = Room {
+            registered: 8,
             peers: 8,
             clients: CLIENTS,
             keyrings: 8,
@@ -249,10 +250,11 @@ impl Fixture {
                 &Peer {
                     order,
                     canonical,
-                    reserved: [0; 20],
+                    reserved: [0; 16],
+                    ordered: OrderedBy::USER_SPACE,
                     name: key_name(id),
                 },
-                &paths,
+                (0..).zip(paths.iter().copied()),
             );
             for endpoint in endpoints {
                 let endpoint: Endpoint = socket(endpoint).into();

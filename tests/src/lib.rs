@@ -44,6 +44,7 @@ pub mod frame;
 pub mod host;
 pub mod impair;
 pub mod inlet;
+pub mod masquerade;
 mod nat;
 pub mod outlet;
 pub mod poll;

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! A device is named after the host at its other end. The links on the left are of any [kind](Kind) of device, veth unless asked otherwise. The branch's default
-//! routes go through isp-a (metric 100) and isp-b (metric 200), for both families; there is no address translation, and the hub returns packets for an uplink's
+//! routes go through isp-a (metric 100) and isp-b (metric 200), for both families; there is no address translation unless a test asks for it ([`crate::masquerade`]), and the hub returns packets for an uplink's
 //! subnet through that uplink's provider. rp_filter is strict at the branch and the hub. Impairments sit in the two routers. Neighbours between routers and hub
 //! are permanent: a cut there is silent, nobody answers "unreachable", as when a provider breaks deep inside.
 
@@ -248,6 +248,10 @@ impl Lab {
             Uplink::A => a,
             Uplink::B => b,
         }
+    }
+
+    pub(crate) fn router(&self, uplink: Uplink) -> &Host {
+        self.isp(uplink).access.router()
     }
 
     pub(crate) fn isp_mut(&mut self, uplink: Uplink) -> &mut Isp {

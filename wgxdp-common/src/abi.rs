@@ -2,7 +2,7 @@
 
 /// Raised whenever the meaning or the shape of any map changes. The object file carries it in the symbol [`ABI_SYMBOL`],
 /// checked at load; the pin directory carries it in its name.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The symbol in the object file's `.rodata` that holds [`ABI_VERSION`].
 pub const ABI_SYMBOL: &str = "WGXDP_ABI";
@@ -50,17 +50,19 @@ pub const MAP_UPLINK_FLAGS: &str = "UPLINK_FLAGS";
 pub const MAP_PROBES: &str = "PROBES";
 /// [`crate::keyring::KeyName`] → [`crate::keyring::Keyring`].
 pub const MAP_KEYRINGS: &str = "KEYRINGS";
+/// Where a program handles an in-band probe, one entry per CPU: nobody else's business.
+pub const MAP_WORKBENCH: &str = "WORKBENCH";
 /// [`crate::count::PathCount`] by path id, per CPU.
 pub const MAP_PATH_COUNTS: &str = "PATH_COUNTS";
 /// `u64` by [`crate::count::reason_index`], per CPU.
 pub const MAP_REASON_COUNTS: &str = "REASON_COUNTS";
 /// The largest inner packet in bytes that TCP may send, a `u32` by the index of the tunnel's interface; no entry: any.
 pub const MAP_CLAMP: &str = "CLAMP";
-/// Ring buffer of [`crate::record::Record`].
+/// Ring buffer of [`crate::record::Record`] and [`crate::record::Registration`].
 pub const MAP_RECORDS: &str = "RECORDS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 21] = [
     MAP_CONFIG,
     MAP_GENERATION,
     MAP_BUCKETS,
@@ -77,6 +79,7 @@ pub const MAPS: [&str; 20] = [
     MAP_UPLINK_FLAGS,
     MAP_PROBES,
     MAP_KEYRINGS,
+    MAP_WORKBENCH,
     MAP_PATH_COUNTS,
     MAP_REASON_COUNTS,
     MAP_CLAMP,

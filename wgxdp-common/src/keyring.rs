@@ -3,11 +3,15 @@
 //! Every peer of a tunnel has an entry, also one that is a mere client here: whoever can derive the keys is answered. User space adds and removes entries and never
 //! edits one, so what the programs note in it (the latest request over each of the far end's paths) is theirs alone.
 //!
+//! **Registration.** Where an authentic request came from is one of its author's paths. A program that finds it in no table tells user space
+//! ([`crate::record::Registration`]): at once when it came from somewhere else than before, and again each [`TELL_AGAIN_NS`] as long as nobody minds.
+//!
 //! **Replays.** A request is new if its timestamp is later than the latest one that was authentic over the same path of the same peer. Its timestamp, not its sequence number,
 //! which is of 31 bits and starts anywhere: the asker's kernel stamps both together. So a clock that is set back between two runs of the far end is refused until it
 //! has caught up, exactly as WireGuard refuses such a handshake (its TAI64N, <https://www.wireguard.com/protocol/>). A request that was overtaken is not answered.
 
 use crate::abi::MAX_PATHS_PER_PEER;
+use crate::client::Whereabouts;
 use crate::id::PathId;
 use crate::net::Port;
 use crate::siphash::Key;
@@ -77,6 +81,22 @@ pub struct Request {
     pub timestamp: u64,
     /// When it came, and which.
     pub heard: Heard,
+    /// Of which place user space was last told that requests come from there.
+    pub told: Whereabouts,
+    /// When (CLOCK_MONOTONIC); 0: never.
+    pub told_ns: u64,
+}
+
+/// After how long user space is told once more, in nanoseconds: it may have had no room.
+pub const TELL_AGAIN_NS: u64 = 1_000_000_000;
+
+impl Request {
+    /// Whether user space wants to be told that requests come from `here`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wants_telling(told: Whereabouts, told_ns: u64, here: Whereabouts, now_ns: u64) -> bool {
+        told_ns == 0 || told.0 != here.0 || now_ns.wrapping_sub(told_ns) >= TELL_AGAIN_NS
+    }
 }
 
 impl Keyring {
@@ -144,8 +164,8 @@ impl Heard {
 
 layout!(KeyName, 16, { far @ 0, tunnel @ 8, reserved @ 10 });
 layout!(Keys, 40, { ours @ 0, theirs @ 16, own @ 32 });
-layout!(Request, 16, { timestamp @ 0, heard @ 8 });
-layout!(Keyring, 40 + 16 * MAX_PATHS_PER_PEER, { keys @ 0, requests @ 40 });
+layout!(Request, 32, { timestamp @ 0, heard @ 8, told @ 16, told_ns @ 24 });
+layout!(Keyring, 40 + 32 * MAX_PATHS_PER_PEER, { keys @ 0, requests @ 40 });
 pod!(KeyName, Keys, Keyring, Request, Heard);
 
 #[cfg(test)]
@@ -163,6 +183,16 @@ mod tests {
         assert_eq!(report(45_999_999), Some((0x8000_0007, 42)));
         assert_eq!(report(3_000_000 + 65_534_000_000), Some((0x8000_0007, 65_534)));
         assert_eq!(report(3_000_000 + 900_000_000_000), Some((0x8000_0007, u16::MAX)));
+    }
+
+    #[test]
+    fn user_space_is_told_of_a_new_place_at_once_and_of_an_old_one_once_a_second() {
+        let (here, there, told_ns) = (Whereabouts(1), Whereabouts(2), 7_000_000_000);
+        let wants = |place, after_ns| Request::wants_telling(here, told_ns, place, told_ns + after_ns);
+        assert!(Request::wants_telling(Whereabouts(0), 0, here, 1), "never told");
+        assert!(wants(there, 0));
+        assert!(!wants(here, 0) && !wants(here, TELL_AGAIN_NS - 1));
+        assert!(wants(here, TELL_AGAIN_NS));
     }
 
     proptest! {

@@ -66,6 +66,8 @@ impl Flags {
     pub const NO_CARRIER: Self = Self(1 << 2);
     /// Path: answers again, but must stay clean for the hold-down first.
     pub const HELD: Self = Self(1 << 3);
+    /// Path of a client: its probes came by other paths for a while, and by this one they did not.
+    pub const SILENT: Self = Self(1 << 5);
     /// Path or uplink: taken out of service by the operator.
     pub const DRAINED: Self = Self(1 << 4);
     /// Reasons for which a packet sent there would surely be lost, or must not be sent: not even failing open ignores them.

@@ -1,6 +1,9 @@
-//! What the programs tell the daemon through the ring buffer: one record for an event, never one for a packet of the tunnel.
+//! What the programs tell the daemon through the ring buffer: one record for an event, never one for a packet of the tunnel. The two kinds differ in length.
 
-use crate::id::PathId;
+use crate::client::LocalId;
+use crate::id::{PathId, UplinkId};
+use crate::keyring::KeyName;
+use crate::net::Endpoint;
 use crate::{layout, pod};
 
 /// One event. What `value` means depends on `kind`.
@@ -35,5 +38,34 @@ impl RecordKind {
     pub const SWITCHED: Self = Self(3);
 }
 
+/// Authentic probes come from where no path of their author's leads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// When, by `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
+    pub at_ns: u64,
+    /// Whose.
+    pub name: KeyName,
+    /// From where.
+    pub source: Endpoint,
+    /// Over which uplink of ours.
+    pub uplink: UplinkId,
+    /// To which of our addresses.
+    pub local: LocalId,
+    /// What the author calls the path.
+    pub theirs: PathId,
+    /// 1 if the author's traffic goes by it, else 0.
+    pub active: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+layout!(Registration, 64, {
+    at_ns @ 0, name @ 8, source @ 24, uplink @ 44, local @ 48, theirs @ 52, active @ 56, reserved @ 60
+});
+const _: () = assert!(
+    size_of::<Registration>() != size_of::<Record>(),
+    "by their lengths they are told apart"
+);
 layout!(Record, 32, { at_ns @ 0, value_ns @ 8, kind @ 16, path @ 20, from @ 24, sequence @ 28 });
-pod!(Record, RecordKind);
+pod!(Record, RecordKind, Registration);

@@ -269,6 +269,24 @@ impl Order {
         Self(u64::from_le_bytes(bytes))
     }
 
+    /// With `slot` before all others; the same if it is not among them.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with_first(self, slot: u32) -> Self {
+        let mut place = 0;
+        while place < MAX_PATHS_PER_PEER as u32 {
+            let shift = place * 8;
+            if (self.0 >> shift) as u8 as u32 == slot {
+                // Those before it move up by one place; those behind it stay.
+                let before = (1_u64 << shift) - 1;
+                let through = before << 8 | 0xff;
+                return Self(self.0 & !through | (self.0 & before) << 8 | slot as u64);
+            }
+            place += 1;
+        }
+        self
+    }
+
     /// The slot in place `index` (below [`MAX_PATHS_PER_PEER`]).
     #[must_use]
     #[inline(always)]
@@ -280,7 +298,19 @@ impl Order {
     }
 }
 
-/// A peer, as the programs need it. User space alone writes here.
+/// Who puts a peer's paths in order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrderedBy(pub u32);
+
+impl OrderedBy {
+    /// User space.
+    pub const USER_SPACE: Self = Self(0);
+    /// The far end: the path that its probes say carries its traffic is the first.
+    pub const FAR_END: Self = Self(1);
+}
+
+/// A peer, as the programs need it. User space alone writes here, but for the order of a peer that is [`OrderedBy::FAR_END`].
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -289,7 +319,9 @@ pub struct Peer {
     /// The endpoint that WireGuard sees, whichever one the packets really use.
     pub canonical: Endpoint,
     /// Always zero.
-    pub reserved: [u8; 20],
+    pub reserved: [u8; 16],
+    /// Who puts its paths in order.
+    pub ordered: OrderedBy,
     /// By which its in-band probes are known, and under which the keys for ours are.
     pub name: KeyName,
 }
@@ -330,8 +362,8 @@ pub struct Path {
     pub difference: u32,
     /// When data packets that this path carries are copied. One for all paths of a tunnel.
     pub protect: Protect,
-    /// Always zero.
-    pub reserved: u32,
+    /// The local address from which packets leave, if it is not the uplink's own; else [`LocalId::NONE`].
+    pub local: LocalId,
 }
 
 impl Path {
@@ -350,7 +382,7 @@ impl Path {
             v4: endpoint.address.is_v4() as u32,
             difference: Difference::NONE.of_address(canonical, endpoint.address).fold32(),
             protect: Protect::OFF,
-            reserved: 0,
+            local: LocalId::NONE,
         }
     }
 }
@@ -424,9 +456,9 @@ layout!(Tunnel, 20, { port @ 0, index @ 2, fallback @ 4 });
 layout!(Config, 44 + 128 * 16 + 20 * 16 + 8, { anchor @ 0, uplinks @ 44, tunnels @ 2092, uplink_count @ 2412, tunnel_count @ 2416 });
 layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
-layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28, name @ 48 });
+layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28, ordered @ 44, name @ 48 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
-layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, protect @ 56, reserved @ 60 });
+layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, protect @ 56, local @ 60 });
 layout!(Proof, 64, {
     proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, heard @ 56
 });
@@ -436,6 +468,7 @@ const _: () = assert!(MAX_PATHS_PER_PEER == size_of::<Order>(), "an order is one
 
 pod!(
     Order,
+    OrderedBy,
     Config,
     Has,
     Uplink,
@@ -450,3 +483,6 @@ pod!(
     ProbeSlot,
     UplinkFlags
 );
+
+#[cfg(test)]
+mod tests;

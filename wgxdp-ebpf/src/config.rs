@@ -1,6 +1,7 @@
 //! The configuration in force, seen whole: one word names the slot, and user space rewrites the other one only after a grace period.
 
 use wgxdp_common::checksum::Difference;
+use wgxdp_common::client::LocalId;
 use wgxdp_common::id::UplinkId;
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::{Address, Port};
@@ -43,6 +44,13 @@ pub(crate) fn uplink_by_ifindex(config: &Config, ifindex: u32) -> Option<(Uplink
 #[inline(always)]
 pub(crate) fn sends_back(config: &Config, id: UplinkId) -> bool {
     entry(&config.uplinks, id.0 as usize).sends_back != 0
+}
+
+/// The uplink's own address of a family, among the host's.
+#[inline(always)]
+pub(crate) fn own_local(config: &Config, id: UplinkId, v4: bool) -> LocalId {
+    let uplink = entry(&config.uplinks, id.0 as usize);
+    if v4 { uplink.v4.local } else { uplink.v6.local }
 }
 
 /// What speaks against using the uplink.

@@ -5,9 +5,16 @@ use wgxdp_common::table::EndpointKey;
 
 use crate::maps::{BUCKETS, ENDPOINTS, bucket_mask, read};
 
-/// The endpoint, if it is a configured one.
+/// The endpoint, if it is one of a peer's.
 #[inline(always)]
 pub(crate) fn find(key: &EndpointKey) -> Option<&'static EndpointEntry> {
+    // SAFETY: user space writes an entry before a number leads to it, and no more while a program may look at it, but for words that are read one by one.
+    place(key).map(|entry| unsafe { &*entry })
+}
+
+/// Where the endpoint stands in the table.
+#[inline(always)]
+pub(crate) fn place(key: &EndpointKey) -> Option<*mut EndpointEntry> {
     let bucket = BUCKETS.get_ptr(key.hash() & bucket_mask())?;
     for way in 0..WAYS {
         // SAFETY: inside the bucket.
@@ -15,10 +22,9 @@ pub(crate) fn find(key: &EndpointKey) -> Option<&'static EndpointEntry> {
         if number == 0 {
             continue;
         }
-        let entry: *const EndpointEntry = ENDPOINTS.get_ptr(number - 1)?;
-        // SAFETY: user space writes an entry before a number leads to it, and no more while a program may look at it.
-        let entry = unsafe { &*entry };
-        if key.is(&entry.key) {
+        let entry: *mut EndpointEntry = ENDPOINTS.get_ptr_mut(number - 1)?;
+        // SAFETY: as in `find`.
+        if key.is(unsafe { &(*entry).key }) {
             return Some(entry);
         }
     }

@@ -99,7 +99,8 @@ fn probed<const MERGED: bool>(
     if (udp.len as usize) < LEN {
         return Some(Reason::ProbeMalformed);
     }
-    let mut incoming = Incoming::new(packet, udp, id, packet::hops(ctx, packet, udp)?);
+    let local = config::own_local(config, id, packet.v4);
+    let incoming = Incoming::new(packet, udp, id, local, packet::hops(ctx, packet, udp)?)?;
     incoming.probe = read(ctx, udp.payload)?;
     if !incoming.probe.is_well_formed() {
         return Some(Reason::ProbeMalformed);
@@ -107,7 +108,7 @@ fn probed<const MERGED: bool>(
     if !incoming.probe.is_answer() && (MERGED || !config::sends_back(config, id)) {
         return None;
     }
-    match in_band::judge(&mut incoming) {
+    match in_band::judge(incoming) {
         Reason::Answered => Some(send_back::by_driver(ctx, packet, udp, &incoming.probe)),
         judged => Some(judged),
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! steer            the prober's request ─▶ time, report, name, tag ─▶ noted in the path's slot ─▶ its uplink
-//! guard, restore   shape ─▶ whose ─▶ tag ─┬─ a request ─▶ later than the last one? ─▶ noted ─▶ the answer
+//! guard, restore   shape ─▶ whose ─▶ tag ─┬─ a request ─▶ later than the last one? ─▶ noted, or registered ─▶ the answer
 //!                                         └─ an answer ─▶ to a probe in flight? ─▶ the path's proof moves ─▶ consumed
 //! ```
 //!
@@ -11,26 +11,30 @@
 //! than ours (ACTIVE), its request counts as a probe that ours left unanswered. So with a daemon that is stopped the far end's probes still move the deadlines, and no
 //! path dies that proves itself.
 //!
+//! **A request registers.** Where it came from is one of its author's paths; where we know of none there, the daemon is told, and makes it one. Of a peer whose paths came
+//! to be that way the far end orders them: the path that it says carries its traffic is from then on the first to carry ours.
+//!
 //! What takes many instructions is in functions of its own, so that it is there once and not once for each family and kind of link.
 
 use aya_ebpf::bindings::BPF_F_MARK_MANGLED_0;
 use aya_ebpf::helpers::{bpf_csum_diff, bpf_skb_load_bytes};
 use aya_ebpf::programs::TcContext;
+use wgxdp_common::client::{LocalId, Whereabouts};
 use wgxdp_common::count::Reason;
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::keyring::{Heard, KeyName, Keyring, Keys, Request, is_later};
-use wgxdp_common::net::{Address, Port};
+use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::siphash::Key;
 use wgxdp_common::stamp::in_band::{self, Author, InBand, Report, SEQUENCE_BIT};
 use wgxdp_common::stamp::{ErrorEstimate, Timestamp, tlv};
-use wgxdp_common::table::{EndpointKey, PeerState, Proof};
+use wgxdp_common::table::{EndpointKey, OrderedBy, Peer, PeerState, Proof};
 
 use crate::choose::clock;
-use crate::maps::{KEYRINGS, PEER_STATES, PEERS, PROOFS, field, read, unix_offset_ns, write};
+use crate::maps::{KEYRINGS, PATHS, PEER_STATES, PEERS, PROOFS, WORKBENCH, field, read, unix_offset_ns, write};
 use crate::outcome::add;
 use crate::packet::{Datagram, Packet};
-use crate::{endpoints, probe};
+use crate::{endpoints, probe, records};
 
 /// Whether the datagram begins as a probe; no message of WireGuard's does.
 #[inline(always)]
@@ -38,36 +42,46 @@ pub(crate) fn is_claimed(udp: &Datagram) -> bool {
     u32::from_be(udp.opening[0]) & SEQUENCE_BIT != 0
 }
 
-/// A probe that arrived, and how.
+/// A probe that arrived, and how. Too large for a stack that others need, too.
 pub(crate) struct Incoming {
     /// The probe; after a request was judged, its answer.
     pub(crate) probe: InBand,
-    source: Address,
-    port: Port,
-    tunnel: Port,
+    /// From where, and to which tunnel.
+    from: EndpointKey,
     uplink: UplinkId,
+    /// To which of our addresses.
+    local: LocalId,
     ttl: u8,
 }
 
 impl Incoming {
-    /// One that is still to be read, in its place: a program's stack is small.
+    /// One that is still to be read, on this CPU's workbench: nothing that handles probes interrupts itself there.
     #[inline(always)]
-    pub(crate) fn new(packet: &Packet, udp: &Datagram, uplink: UplinkId, ttl: u8) -> Self {
-        Self {
-            probe: InBand::default(),
-            source: packet.source,
+    pub(crate) fn new(
+        packet: &Packet,
+        udp: &Datagram,
+        uplink: UplinkId,
+        local: LocalId,
+        ttl: u8,
+    ) -> Option<&'static mut Self> {
+        // SAFETY: this CPU's own entry, of which nobody else has a reference (above); the kernel makes it of zeros, which are a value.
+        let incoming = unsafe { &mut *WORKBENCH.get_ptr_mut(0)? };
+        incoming.from = EndpointKey {
+            endpoint: packet.source,
             port: udp.source,
             tunnel: udp.destination,
-            uplink,
-            ttl,
-        }
+        };
+        incoming.uplink = uplink;
+        incoming.local = local;
+        incoming.ttl = ttl;
+        Some(incoming)
     }
 }
 
 /// What becomes of a probe: [`Reason::Answered`] (then the answer has taken its place), [`Reason::Proof`], or why it ends here.
 #[inline(never)]
 pub(crate) fn judge(incoming: &mut Incoming) -> Reason {
-    let name = KeyName::new(incoming.probe.key_id(), incoming.tunnel);
+    let name = KeyName::new(incoming.probe.key_id(), incoming.from.tunnel);
     let Some(ring): Option<*mut Keyring> = KEYRINGS.get_ptr_mut(name) else {
         return Reason::ProbeStranger;
     };
@@ -96,8 +110,10 @@ pub(crate) fn judge(incoming: &mut Incoming) -> Reason {
     let report = read(field!(latest, heard)).report(now_ns);
     write(field!(latest, timestamp), incoming.probe.timestamp().0);
     write(field!(latest, heard), Heard::new(incoming.probe.sequence(), now_ns));
-    // Who has no path there is a client of ours: then there is nothing to prove.
-    let _ = note_request(incoming, &name, now_ns);
+    match own_path(incoming, &name) {
+        Some(path) => note_request(incoming, path, now_ns),
+        None => register(incoming, &name, latest, now_ns),
+    }
     let arrival = in_band::Arrival {
         at: timestamp(now_ns),
         ttl: incoming.ttl,
@@ -131,29 +147,91 @@ fn note_answer(incoming: &Incoming, name: &KeyName, now_ns: u64) -> Option<()> {
     Some(())
 }
 
-/// Takes a request for the evidence that it is about our own path there. `None`: there is none.
+/// Our path to where a request came from, if it is one of its author's.
 #[inline(always)]
-fn note_request(incoming: &Incoming, name: &KeyName, now_ns: u64) -> Option<()> {
-    let key = EndpointKey {
-        endpoint: incoming.source,
-        port: incoming.port,
-        tunnel: incoming.tunnel,
-    };
-    let entry = endpoints::find(&key)?;
-    let peer = entry.endpoint.peer;
-    if !is_of(peer, name) {
+fn own_path(incoming: &Incoming, name: &KeyName) -> Option<PathId> {
+    let entry = endpoints::find(&incoming.from)?;
+    if !is_of(entry.endpoint.peer, name) {
         return None;
     }
     let path = entry.endpoint.path(incoming.uplink)?;
-    let proof: *mut Proof = PROOFS.get_ptr_mut(path.0)?;
+    let local = read(field!(PATHS.get_ptr_mut(path.0)?, local));
+    (local.0 == LocalId::NONE.0 || local.0 == incoming.local.0).then_some(path)
+}
+
+/// Takes a request for the evidence that it is about our own path there.
+#[inline(always)]
+fn note_request(incoming: &Incoming, path: PathId, now_ns: u64) {
+    let Some(proof): Option<*mut Proof> = PROOFS.get_ptr_mut(path.0) else {
+        return;
+    };
     write(field!(proof, heard), Heard::new(incoming.probe.sequence(), now_ns));
     if let Some(report) = incoming.probe.report() {
         prove_since(proof, report, now_ns);
     }
-    if incoming.probe.is_active() {
-        leave_behind(peer, path);
+    if !incoming.probe.is_active() {
+        return;
     }
-    Some(())
+    let Some(peer): Option<*mut Peer> = PEERS.get_ptr_mut(path.peer().0) else {
+        return;
+    };
+    if read(field!(peer, ordered)).0 == OrderedBy::FAR_END.0 {
+        follow(peer, path, incoming.from.tunnel);
+    } else {
+        leave_behind(path.peer(), path);
+    }
+}
+
+/// Puts the path before all others of its peer, for whatever the peer is sent from now on.
+#[inline(always)]
+fn follow(peer: *mut Peer, path: PathId, tunnel: Port) {
+    let order = read(field!(peer, order));
+    let followed = order.with_first(path.slot());
+    if followed.0 != order.0 {
+        write(field!(peer, order), followed);
+    }
+    // SAFETY: written before anything refers to the peer and not changed while something does.
+    let Endpoint { address, port, .. } = unsafe { (*peer).canonical };
+    let canonical = EndpointKey {
+        endpoint: address,
+        port,
+        tunnel,
+    };
+    let Some(entry) = endpoints::place(&canonical) else {
+        return;
+    };
+    // SAFETY: as above, for the entry.
+    let leads_to = unsafe { (*entry).endpoint.peer };
+    if leads_to.0 == path.peer().0 && read(field!(entry, preferred)).0 != path.0 {
+        write(field!(entry, preferred), path);
+    }
+}
+
+/// Tells the daemon of a path that its author asks for by asking over it.
+#[inline(always)]
+fn register(incoming: &Incoming, name: &KeyName, latest: *mut Request, now_ns: u64) {
+    let here = Whereabouts::new(&incoming.from, incoming.uplink, incoming.local);
+    let (told, told_ns) = (read(field!(latest, told)), read(field!(latest, told_ns)));
+    if !Request::wants_telling(told, told_ns, here, now_ns) {
+        return;
+    }
+    write(field!(latest, told), here);
+    write(field!(latest, told_ns), now_ns);
+    records::tell(|to| {
+        // SAFETY: memory of the ring buffer's for one registration. Field by field, because a program's stack has no room for another.
+        unsafe {
+            (*to).at_ns = now_ns;
+            (*to).name = *name;
+            (*to).source.address = incoming.from.endpoint;
+            (*to).source.port = incoming.from.port;
+            (*to).source.reserved = [0; 2];
+            (*to).uplink = incoming.uplink;
+            (*to).local = incoming.local;
+            (*to).theirs = incoming.probe.path();
+            (*to).active = u32::from(incoming.probe.is_active());
+            (*to).reserved = 0;
+        }
+    });
 }
 
 /// A proof of the moment at which the far end last heard us, if that is later than the last one. Probes that left after it are still unanswered.

@@ -15,6 +15,8 @@ use wgxdp_common::keyring::{KeyName, Keyring};
 use wgxdp_common::net::Address;
 use wgxdp_common::table::{Config, EndpointKey, Path, Peer, PeerState, ProbeSlot, Proof, UplinkFlags};
 
+use crate::in_band::Incoming;
+
 // The loader sizes what depends on the number of peers and clients; these are the sizes when it does not.
 const PEER_ENTRIES: u32 = DEFAULT_MAX_PEERS;
 const PATH_ENTRIES: u32 = PEER_ENTRIES * MAX_PATHS_PER_PEER as u32;
@@ -62,6 +64,9 @@ pub(crate) static KEYRINGS: HashMap<KeyName, Keyring> = HashMap::with_max_entrie
 /// What CLOCK_MONOTONIC lacks of Unix time: [`wgxdp_common::abi::UNIX_OFFSET_SYMBOL`].
 #[unsafe(no_mangle)]
 static WGXDP_UNIX_OFFSET_NS: Global<u64> = Global::new(0);
+/// Where this CPU handles an in-band probe.
+#[map]
+pub(crate) static WORKBENCH: PerCpuArray<Incoming> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static PATH_COUNTS: PerCpuArray<PathCount> = PerCpuArray::with_max_entries(PATH_ENTRIES, 0);
 #[map]

@@ -1,6 +1,6 @@
 //! Telling the daemon.
 
-use wgxdp_common::record::Record;
+use wgxdp_common::record::{Record, Registration};
 
 use crate::maps::RECORDS;
 
@@ -9,6 +9,15 @@ use crate::maps::RECORDS;
 pub(crate) fn emit(record: Record) {
     if let Some(mut entry) = RECORDS.reserve::<Record>(0) {
         entry.write(record);
+        entry.submit(0);
+    }
+}
+
+/// The same for a registration, which `fill` writes whole. A full ring buffer means that it is told again with one of the next probes.
+#[inline(always)]
+pub(crate) fn tell(fill: impl FnOnce(*mut Registration)) {
+    if let Some(mut entry) = RECORDS.reserve::<Registration>(0) {
+        fill(entry.as_mut_ptr());
         entry.submit(0);
     }
 }

@@ -97,7 +97,9 @@ fn try_restore<const L3: usize, const V4: bool>(
                 (local, Difference::NONE.of_address(packet.destination, anchor))
             };
             match message::check(ctx, &udp) {
-                Err(Reason::WrongType) if in_band::is_claimed(&udp) => return probed::<L3>(ctx, id, &packet, &udp),
+                Err(Reason::WrongType) if in_band::is_claimed(&udp) => {
+                    return probed::<L3>(ctx, id, local, &packet, &udp);
+                }
                 judged => judged?,
             };
             let arrived = Arrived {
@@ -129,12 +131,18 @@ fn try_restore<const L3: usize, const V4: bool>(
 
 /// What becomes of an in-band probe.
 #[inline(always)]
-fn probed<const L3: usize>(ctx: &TcContext, id: UplinkId, packet: &Packet, udp: &Datagram) -> Result<Reason, Reason> {
+fn probed<const L3: usize>(
+    ctx: &TcContext,
+    id: UplinkId,
+    local: LocalId,
+    packet: &Packet,
+    udp: &Datagram,
+) -> Result<Reason, Reason> {
     let ttl = packet::hops(ctx, packet, udp).ok_or(Reason::Truncated)?;
-    let mut incoming = Incoming::new(packet, udp, id, ttl);
+    let incoming = Incoming::new(packet, udp, id, local, ttl).ok_or(Reason::NotConfigured)?;
     in_band::load(ctx, udp, &mut incoming.probe)?;
     let removed = in_band::removed(&incoming.probe);
-    match in_band::judge(&mut incoming) {
+    match in_band::judge(incoming) {
         Reason::Answered => {}
         judged => return Ok(judged),
     }

@@ -17,7 +17,7 @@
 use aya_ebpf::programs::TcContext;
 use wgxdp_common::abi::{MAX_UPLINKS, PROBE_MARK, PROBE_MARK_MASK};
 use wgxdp_common::checksum::Difference;
-use wgxdp_common::client::Local;
+use wgxdp_common::client::{Local, LocalId};
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
 use wgxdp_common::endpoints::EndpointEntry;
@@ -218,9 +218,15 @@ impl Sent<'_> {
         let (to, difference) = unsafe { ((*path).endpoint, (*path).difference) };
         let to = if V4 { to.as_v4() } else { to };
         let uplink = read(field!(path, uplink));
-        let egress = config::egress(self.config, uplink, to.address, V4).ok_or(Reason::NoUplink)?;
+        let mut egress = config::egress(self.config, uplink, to.address, V4).ok_or(Reason::NoUplink)?;
+        let local = read(field!(path, local));
+        let source = if local.0 == LocalId::NONE.0 {
+            self.source_to(&egress)
+        } else {
+            self.source_at(&mut egress, uplink, clients::local(local))
+        };
         let departure = Departure {
-            addresses: self.source_to(&egress).with(addressed.difference).with(difference),
+            addresses: source.with(addressed.difference).with(difference),
             egress,
             port: self.udp.source,
             to,
@@ -251,18 +257,9 @@ impl Sent<'_> {
                 (uplink, egress, reason)
             }
         };
-        let mut addresses = self.source_to(&egress);
-        if let Some(local) = local
-            && (local.uplink == uplink.0 || local.uplink == Local::ANY_UPLINK)
-            && local.address != egress.source
-            && local.address.is_v4() == packet.v4
-        {
-            egress.source = local.address;
-            addresses = Difference::NONE.of_address(packet.source, local.address);
-        }
         Ok(Departure {
+            addresses: self.source_at(&mut egress, uplink, local),
             egress,
-            addresses,
             port: udp.source,
             to: Endpoint {
                 address: packet.destination,
@@ -334,6 +331,20 @@ impl Sent<'_> {
             moves: false,
             reason: Reason::Probe,
         })
+    }
+
+    /// Has the packet come from this address of ours, if it is one that can leave by the uplink. Returns how the source will differ.
+    #[inline(always)]
+    fn source_at(&self, egress: &mut Egress, uplink: UplinkId, local: Option<Local>) -> Difference {
+        if let Some(local) = local
+            && (local.uplink == uplink.0 || local.uplink == Local::ANY_UPLINK)
+            && local.address != egress.source
+            && local.address.is_v4() == egress.v4
+        {
+            egress.source = local.address;
+            return Difference::NONE.of_address(self.packet.source, local.address);
+        }
+        self.source_to(egress)
     }
 
     /// How the source will differ; nearly always user space has worked it out before.

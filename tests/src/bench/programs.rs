@@ -38,7 +38,7 @@ use wgxdp_common::keyring::KeyName;
 use wgxdp_common::liveness::Protect;
 use wgxdp_common::message::Message;
 use wgxdp_common::net::Endpoint;
-use wgxdp_common::table::{EndpointKey, EndpointRef, Order, Path, Peer, Uplink};
+use wgxdp_common::table::{EndpointKey, EndpointRef, Order, OrderedBy, Path, Peer, Uplink};
 
 use super::figure::Summary;
 use super::{Bound, Figure, Scale, Unit};
@@ -170,7 +170,8 @@ fn swap_endpoints(fixture: &mut Fixture) -> Result<()> {
         let peer = Peer {
             order: Order::from_slots([0]),
             canonical,
-            reserved: [0; 20],
+            reserved: [0; 16],
+            ordered: OrderedBy::USER_SPACE,
             name: KeyName::default(),
         };
         let key = EndpointKey {
@@ -183,7 +184,7 @@ fn swap_endpoints(fixture: &mut Fixture) -> Result<()> {
             protect: Protect::SUSPECT,
             ..path(A, seen_at, seen_at)
         };
-        dataplane.describe_peer(id, &peer, &[path]);
+        dataplane.describe_peer(id, &peer, [(0, path)]);
         dataplane.add_endpoint(&EndpointEntry::new(
             key,
             EndpointRef::new(id).with_path(A, 0),

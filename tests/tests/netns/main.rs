@@ -23,6 +23,7 @@ mod outlives;
 mod protect;
 mod reflectors;
 mod refuses;
+mod registers;
 mod scale;
 mod scene;
 mod segments;

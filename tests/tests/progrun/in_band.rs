@@ -16,25 +16,25 @@ use wgxdp_tests::progrun::Context;
 use crate::fixture::*;
 
 /// A peer, its endpoint, the anchor's address and uplink A's, with the tunnel's port; and where the UDP payload is.
-const ENDS: [(PeerId, &str, &str, &str, usize); 2] = [
+pub(crate) const ENDS: [(PeerId, &str, &str, &str, usize); 2] = [
     (V4_PEER, HUB, "192.0.0.8", "192.0.2.2:51820", 42),
     (V6_PEER, HUB_V6, ANCHOR_V6, "[2001:db8:a::2]:51820", 62),
 ];
 /// What the far end calls the path.
-const FAR_PATH: PathId = PathId(13);
+pub(crate) const FAR_PATH: PathId = PathId(13);
 
 /// Who sees what arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+pub(crate) enum By {
     Guard,
     Restore,
 }
 
 impl By {
-    const ALL: [Self; 2] = [Self::Guard, Self::Restore];
+    pub(crate) const ALL: [Self; 2] = [Self::Guard, Self::Restore];
 
     /// What it did to a frame that arrived on uplink A: the verdict as a word, the frame afterwards, and what it counted.
-    fn run(self, fixture: &mut Fixture, frame: &[u8]) -> (Option<Verdict>, Vec<u8>, Vec<Reason>) {
+    pub(crate) fn run(self, fixture: &mut Fixture, frame: &[u8]) -> (Option<Verdict>, Vec<u8>, Vec<Reason>) {
         let (outcome, reasons) = match self {
             Self::Guard => fixture.reasons_of_guard(Guard::Native, frame),
             Self::Restore => fixture.reasons_of(Hook::Restore, Place::Uplink(A), frame, Context::ON_LOOPBACK),
@@ -48,7 +48,7 @@ impl By {
     }
 
     /// It ends the frame for this reason, untouched.
-    fn refuses(self, fixture: &mut Fixture, frame: &Frame, reason: Reason, name: &str) {
+    pub(crate) fn refuses(self, fixture: &mut Fixture, frame: &Frame, reason: Reason, name: &str) {
         let frame = frame.build();
         assert_eq!(
             self.run(fixture, &frame),
@@ -59,7 +59,7 @@ impl By {
 }
 
 /// With `guard` allowed to send back.
-fn fixture() -> Option<Fixture> {
+pub(crate) fn fixture() -> Option<Fixture> {
     let mut fixture = Fixture::new()?;
     let mut config = config(1, 1);
     config.uplinks[0].sends_back = 1;
@@ -71,7 +71,7 @@ fn fixture() -> Option<Fixture> {
 }
 
 /// A far end that says nothing but who it is.
-fn author(peer: PeerId) -> Author {
+pub(crate) fn author(peer: PeerId) -> Author {
     Author {
         key_id: key_name(peer).far,
         active: false,
@@ -81,18 +81,18 @@ fn author(peer: PeerId) -> Author {
 }
 
 /// The far end's request at this moment of its clock, sealed.
-fn request(peer: PeerId, timestamp: u64, author: Author) -> InBand {
+pub(crate) fn request(peer: PeerId, timestamp: u64, author: Author) -> InBand {
     InBand::request(7, Timestamp(timestamp), FAR_PATH, author).sealed(keys(peer).theirs)
 }
 
-fn bytes(probe: &InBand) -> [u8; LEN] {
+pub(crate) fn bytes(probe: &InBand) -> [u8; LEN] {
     let mut bytes = [0; LEN];
     probe.write(&mut bytes).expect("it fits");
     bytes
 }
 
 /// It arrives on uplink A.
-fn arriving(source: &str, destination: &str, payload: &[u8]) -> Frame {
+pub(crate) fn arriving(source: &str, destination: &str, payload: &[u8]) -> Frame {
     Frame::udp(socket(source), socket(destination), payload).to_mac(LOOPBACK_MAC)
 }
 

@@ -7,6 +7,7 @@ mod copies;
 mod fixture;
 mod guard;
 mod in_band;
+mod registers;
 mod restore;
 mod rows;
 mod size;

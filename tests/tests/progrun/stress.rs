@@ -15,7 +15,7 @@ use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::keyring::KeyName;
 use wgxdp_common::liveness::{Flags, Thresholds};
-use wgxdp_common::table::{Config, EndpointKey, EndpointRef, Family, Order, Path, Peer};
+use wgxdp_common::table::{Config, EndpointKey, EndpointRef, Family, Order, OrderedBy, Path, Peer};
 use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::frame::Frame;
 use wgxdp_tests::progrun::{self, Context};
@@ -206,10 +206,11 @@ fn pass_endpoints(dataplane: &mut Dataplane, to: PeerId) {
         let peer = Peer {
             order: Order::from_slots(0..2),
             canonical: socket(SUCCESSORS_ENDPOINT).into(),
-            reserved: [0; 20],
+            reserved: [0; 16],
+            ordered: OrderedBy::USER_SPACE,
             name: KeyName::default(),
         };
-        dataplane.describe_peer(SUCCESSOR, &peer, &[path(A), path(B)]);
+        dataplane.describe_peer(SUCCESSOR, &peer, [(0, path(A)), (1, path(B))]);
         (0..2).for_each(|slot| dataplane.credit(PathId::new(SUCCESSOR, slot), now_ns()));
     }
     let order = Order::from_slots(if to == SUCCESSOR { 0..2 } else { 0..3 });
@@ -224,10 +225,11 @@ fn pass_endpoints(dataplane: &mut Dataplane, to: PeerId) {
         let nobody = Peer {
             order: Order::EMPTY,
             canonical: socket("0.0.0.0:0").into(),
-            reserved: [0; 20],
+            reserved: [0; 16],
+            ordered: OrderedBy::USER_SPACE,
             name: KeyName::default(),
         };
-        dataplane.describe_peer(SUCCESSOR, &nobody, &[]);
+        dataplane.describe_peer(SUCCESSOR, &nobody, []);
     }
 }
 

@@ -25,6 +25,8 @@ mod peers;
 mod plan;
 mod priority;
 mod refuse;
+mod registration;
+mod registry;
 mod report;
 mod roster;
 mod serve;
@@ -119,6 +121,7 @@ pub struct Daemon {
     /// What happened to a crowd of paths, and to how many: told when all of them have been.
     crowd: BTreeMap<String, usize>,
     announcer: announce::Announcer,
+    registered: registration::Registered,
     priority: priority::Priority,
     punctuality: priority::Punctuality,
 }
@@ -236,9 +239,11 @@ impl Daemon {
             warn!("IPv6 is switched off on this host: only IPv4 endpoints are steered");
         }
         let prober = Prober::open(anchor.v4().into(), anchor.v6().map(Into::into)).map_err(Error::Prober)?;
-        let peers = tunnels.iter().map(|tunnel| tunnel.peers.len()).sum();
+        let peers: usize = tunnels.iter().map(|tunnel| tunnel.peers.len()).sum();
+        let registered = roster::capacity(peers.saturating_sub(plans.len())).ok_or(Error::TooManyPeers(peers))?;
         let room = Room {
             peers: capacity,
+            registered,
             clients: config.max_clients(),
             keyrings: roster::capacity(peers).ok_or(Error::TooManyPeers(peers))?,
         };
@@ -276,8 +281,9 @@ impl Daemon {
             prober,
             unlisted,
             uplinks,
+            registered: registration::Registered::new(Numbers::new(capacity, registered)),
             tunnels: Arc::new(tunnels),
-            numbers: Numbers::new(capacity),
+            numbers: Numbers::new(0, capacity),
             claims: Claims::default(),
             peers: BTreeMap::new(),
             missing: BTreeSet::new(),
@@ -306,6 +312,7 @@ impl Daemon {
         let keys = self.locksmith.follow(&self.tunnels).await;
         self.settle_keys(&keys)?;
         self.add_peers(plans)?;
+        self.know_clients();
         self.publish()?;
         for index in 0..self.uplinks.len() {
             let (state, id) = (self.uplinks[index].state.clone(), UplinkId(index as u32));

@@ -10,6 +10,7 @@
 //! - with `clamp-mss` the programs on the tunnel's interface are told what fits, by one word.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use tracing::{info, warn};
 use wgxdp_common::id::{PathId, UplinkId};
@@ -92,8 +93,14 @@ impl Daemon {
 
     /// The largest packet in bytes, as WireGuard sends it, that fits a path. One that leads nowhere at the moment takes any.
     pub(super) fn largest(&self, plan: &PeerPlan, path: &PathPlan) -> u32 {
-        let mtu = self.path_mtu(path.uplink, path.family());
-        mtu.map_or(u32::MAX, |mtu| plan.largest(path, mtu))
+        self.fits(path.uplink, path.endpoint, plan.canonical)
+    }
+
+    /// The same for a path over this uplink to this endpoint, of a peer that WireGuard sees at `canonical`.
+    pub(super) fn fits(&self, uplink: UplinkId, endpoint: SocketAddr, canonical: SocketAddr) -> u32 {
+        let family = Family::of(endpoint.ip());
+        let mtu = self.path_mtu(uplink, family);
+        mtu.map_or(u32::MAX, |mtu| mtu::largest(mtu, family, Family::of(canonical.ip())))
     }
 
     fn path_mtu(&self, uplink: UplinkId, family: Family) -> Option<u32> {
@@ -121,6 +128,7 @@ impl Daemon {
                 self.dataplane.set_largest(*id, self.largest(plan, &runtime.plan));
             }
         }
+        self.fit_clients();
         self.mtus.fitted = mtus;
     }
 

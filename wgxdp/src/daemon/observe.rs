@@ -198,12 +198,16 @@ impl Daemon {
                 .iter()
                 .filter(|(_, plan)| plan.tunnel == index)
                 .map(|(id, plan)| name(*id, plan))
+                .chain(self.client_names(index))
                 .collect(),
         });
-        let keys = self
+        let listed = self
             .peers
             .iter()
             .map(|(id, plan)| (*id, (plan.tunnel, *plan.key.as_bytes())));
+        let clients = self.registered.registry.placed();
+        let clients = clients.map(|(id, client)| (id, (client.tunnel, *client.key.as_bytes())));
+        let keys = listed.chain(clients);
         let mut shared = lock(&self.observed.shared);
         shared.keys = Arc::new(keys.collect());
         shared.names.uplinks = uplinks.collect();
@@ -218,6 +222,26 @@ impl Daemon {
         if let Err(e) = shared.names.write(Path::new(STATE_FILE)) {
             warn!("{e}; `wgxdp status` will not know the names");
         }
+    }
+}
+
+impl Daemon {
+    fn client_names(&self, tunnel: usize) -> impl Iterator<Item = PeerName> + '_ {
+        let clients = self.registered.registry.placed();
+        let clients = clients.filter(move |(_, client)| client.tunnel == tunnel);
+        clients.map(|(id, client)| PeerName {
+            id,
+            name: None,
+            public_key: client.key.to_string(),
+            paths: client
+                .paths(id)
+                .map(|(id, at)| PathName {
+                    id,
+                    uplink: at.uplink,
+                    endpoint: at.endpoint,
+                })
+                .collect(),
+        })
     }
 }
 

@@ -5,16 +5,16 @@
 //! there is no instant at which an endpoint of a peer that stays leads nowhere. Each step's work is proportional to what changes, and
 //! it waits for the programs once.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 use wgxdp_common::abi::MAX_PATHS_PER_PEER;
-use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::table::{EndpointKey, Has};
 
-use super::plan::{self, PathPlan, PeerPlan};
+use super::plan::{self, PeerPlan};
 use super::report::Doubt;
 use super::roster::{Difference, Withdrawn};
 use super::{Daemon, Error, PathRuntime};
@@ -23,7 +23,7 @@ use crate::engine::Input;
 use crate::host::wireguard;
 
 /// Changes that are told one by one; of more only the number.
-const TOLD_ONE_BY_ONE: usize = 16;
+pub(super) const TOLD_ONE_BY_ONE: usize = 16;
 
 impl Daemon {
     /// Follows what WireGuard says of its tunnels now.
@@ -42,6 +42,8 @@ impl Daemon {
         let difference = Difference::between(&self.peers, plans.peers);
         let ports_changed = self.ports() != ports_before;
         if difference.is_empty() && !ports_changed {
+            self.know_clients();
+            self.settle_clients()?;
             self.note_handshakes();
             self.neighbours.settle_again().await?;
             return Ok(());
@@ -49,6 +51,8 @@ impl Daemon {
         self.tell(&difference);
         self.publish()?;
         self.follow(difference)?;
+        self.know_clients();
+        self.settle_clients()?;
         self.settle_neighbours().await?;
         self.publish_names();
         self.note_handshakes();
@@ -127,7 +131,7 @@ impl Daemon {
         let mut actions = Vec::new();
         self.engine.add_peers(&specs, now_ns, &mut actions);
         for path in added.iter().flat_map(|(id, plan)| plan.paths(*id)) {
-            let flags = self.family_flags(&path);
+            let flags = self.family_flags(path.uplink, path.endpoint);
             let input = Input::PathFlags { path: path.id, flags };
             self.engine.handle(input, now_ns, &mut actions);
         }
@@ -143,9 +147,9 @@ impl Daemon {
     }
 
     /// What speaks against a path besides its uplink's flags: the uplink may have no address of the endpoint's family.
-    fn family_flags(&self, path: &PathPlan) -> Flags {
-        let entry = &self.uplinks[path.uplink.0 as usize].state.entry;
-        let family = if path.endpoint.is_ipv4() { entry.v4 } else { entry.v6 };
+    pub(super) fn family_flags(&self, uplink: UplinkId, endpoint: SocketAddr) -> Flags {
+        let entry = &self.uplinks[uplink.0 as usize].state.entry;
+        let family = if endpoint.is_ipv4() { entry.v4 } else { entry.v6 };
         if family.has == Has::NOTHING {
             Flags::ABSENT
         } else {
@@ -159,7 +163,7 @@ impl Daemon {
         let now_ns = monotonic_ns();
         let mut actions = Vec::new();
         for runtime in self.paths.values() {
-            if self.family_flags(&runtime.plan) == wanted {
+            if self.family_flags(runtime.plan.uplink, runtime.plan.endpoint) == wanted {
                 let (path, flags) = (runtime.plan.id, wanted);
                 self.engine
                     .handle(Input::PathFlags { path, flags }, now_ns, &mut actions);
@@ -170,7 +174,7 @@ impl Daemon {
 
     fn describe_peer(&mut self, id: PeerId, plan: &PeerPlan, now_ns: u64) {
         let (peer, paths) = plan.entries(id);
-        self.dataplane.describe_peer(id, &peer, &paths);
+        self.dataplane.describe_peer(id, &peer, (0..).zip(paths));
         self.names.add_peer(id, plan.label());
         for path in plan.paths(id) {
             self.dataplane.credit(path.id, now_ns);
@@ -192,19 +196,13 @@ impl Daemon {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut orphaned = Vec::new();
+        let mut leading = Vec::new();
         for id in gone {
             let Some(plan) = self.peers.remove(id) else { continue };
-            for EndpointEntry { key, .. } in plan.endpoint_entries(*id) {
-                match self.claims.withdraw(key, *id) {
-                    Withdrawn::Unchanged => {}
-                    Withdrawn::PassedTo(heir) => self.lead(key, heir)?,
-                    Withdrawn::Orphaned => orphaned.push(key),
-                }
-            }
+            let keys = plan.endpoint_entries(*id).iter().map(|entry| entry.key).collect();
+            leading.push((*id, keys));
         }
-        // Also waits for whoever still uses an entry that leads elsewhere by now.
-        self.dataplane.remove_endpoints(orphaned)?;
+        self.withdraw(leading)?;
         for id in gone {
             self.engine.remove_peer(*id);
             self.names.remove_peer(*id);
@@ -218,9 +216,27 @@ impl Daemon {
         Ok(())
     }
 
+    /// Lets endpoints lead to these peers no more, but to whom else they belong or nowhere. On return no program uses anything of theirs.
+    pub(super) fn withdraw(&mut self, leading: Vec<(PeerId, Vec<EndpointKey>)>) -> Result<(), Error> {
+        let mut orphaned = Vec::new();
+        for (id, keys) in leading {
+            for key in keys {
+                match self.claims.withdraw(key, id) {
+                    Withdrawn::Unchanged => {}
+                    Withdrawn::PassedTo(heir) => self.lead(key, heir)?,
+                    Withdrawn::Orphaned => orphaned.push(key),
+                }
+            }
+        }
+        // Also waits for whoever still uses an entry that leads elsewhere by now.
+        Ok(self.dataplane.remove_endpoints(orphaned)?)
+    }
+
     /// Makes an endpoint of a peer's lead to it again.
     fn lead(&mut self, key: EndpointKey, to: PeerId) -> Result<(), Error> {
-        let entries = self.peers.get(&to).map(|plan| plan.endpoint_entries(to));
+        let listed = self.peers.get(&to).map(|plan| plan.endpoint_entries(to));
+        let client = self.registered.registry.by_id(to);
+        let entries = listed.or_else(|| Some(client?.endpoint_entries(to)));
         let entry = entries.into_iter().flatten().find(|entry| entry.key == key);
         if let Some(entry) = entry {
             self.dataplane.add_endpoint(&entry)?;

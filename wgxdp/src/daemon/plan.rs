@@ -220,11 +220,6 @@ impl PeerPlan {
         }
     }
 
-    /// The largest packet in bytes, as WireGuard sends it, that fits a path of this MTU.
-    pub(super) fn largest(&self, path: &PathPlan, mtu: u32) -> u32 {
-        mtu::largest(mtu, path.family(), mtu::Family::of(self.canonical.ip()))
-    }
-
     /// What it is called in the log.
     pub(super) fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.key.short())
@@ -262,7 +257,8 @@ impl PeerPlan {
         let peer = table::Peer {
             order,
             canonical: self.canonical.into(),
-            reserved: [0; 20],
+            reserved: [0; 16],
+            ordered: table::OrderedBy::USER_SPACE,
             name: self.key_name(),
         };
         let canonical = self.canonical.ip().into();
@@ -276,30 +272,43 @@ impl PeerPlan {
     /// What leads to the peer: its endpoints, and the one that WireGuard sees if that is none of them.
     pub(super) fn endpoint_entries(&self, id: PeerId) -> Vec<EndpointEntry> {
         let paths = self.paths(id);
-        let mut endpoints = self.endpoints.clone();
-        if !endpoints.contains(&self.canonical) {
-            endpoints.push(self.canonical);
-        }
         let order = Self::order(&paths);
-        let entry = |endpoint: SocketAddr| {
-            let key = EndpointKey {
-                endpoint: endpoint.ip().into(),
-                port: endpoint.port().into(),
-                tunnel: self.port.into(),
-            };
-            let here = paths.iter().filter(|path| path.endpoint == endpoint);
-            let endpoint = here.fold(EndpointRef::new(id), |entry, path| {
-                entry.with_path(path.uplink, path.id.slot())
-            });
-            EndpointEntry::new(key, endpoint, self.canonical.ip().into(), order)
-        };
-        endpoints.into_iter().map(entry).collect()
+        let leading: Vec<_> = paths.iter().map(|path| (path.id, path.uplink, path.endpoint)).collect();
+        endpoint_entries(id, self.port, self.canonical, &leading, order)
     }
 
     /// Everything that its packets and probes are sent to.
     pub(super) fn destinations(&self) -> impl Iterator<Item = IpAddr> {
         self.endpoints.iter().map(SocketAddr::ip).chain(self.target)
     }
+}
+
+/// What leads to a peer with these paths, in this order: their endpoints, and the one that WireGuard sees if that is none of them.
+pub(super) fn endpoint_entries(
+    id: PeerId,
+    port: u16,
+    canonical: SocketAddr,
+    paths: &[(PathId, UplinkId, SocketAddr)],
+    order: Order,
+) -> Vec<EndpointEntry> {
+    let endpoints: BTreeSet<SocketAddr> = paths
+        .iter()
+        .map(|(_, _, endpoint)| *endpoint)
+        .chain([canonical])
+        .collect();
+    let entry = |endpoint: SocketAddr| {
+        let key = EndpointKey {
+            endpoint: endpoint.ip().into(),
+            port: endpoint.port().into(),
+            tunnel: port.into(),
+        };
+        let here = paths.iter().filter(|(_, _, of_path)| *of_path == endpoint);
+        let endpoint = here.fold(EndpointRef::new(id), |entry, (path, uplink, _)| {
+            entry.with_path(*uplink, path.slot())
+        });
+        EndpointEntry::new(key, endpoint, canonical.ip().into(), order)
+    };
+    endpoints.into_iter().map(entry).collect()
 }
 
 /// The fallback order of every tunnel: all uplinks by cost.

@@ -32,10 +32,10 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// All below `capacity`.
-    pub(super) fn new(capacity: u32) -> Self {
+    /// So many, from `first` on.
+    pub(super) fn new(first: u32, capacity: u32) -> Self {
         Self {
-            free: (0..capacity).map(PeerId).collect(),
+            free: (first..first + capacity).map(PeerId).collect(),
             reserved: (capacity / RESERVED) as usize,
         }
     }
@@ -80,6 +80,11 @@ impl Claims {
     /// From now on the endpoint is this peer's.
     pub(super) fn claim(&mut self, endpoint: EndpointKey, peer: PeerId) {
         self.0.entry(endpoint).or_default().push(peer);
+    }
+
+    /// Whose the endpoint is.
+    pub(super) fn owner(&self, endpoint: &EndpointKey) -> Option<PeerId> {
+        self.0.get(endpoint)?.last().copied()
     }
 
     /// The peer goes.
@@ -186,7 +191,7 @@ mod tests {
     #[test]
     fn whoever_is_there_at_start_has_room_and_changing_is_possible_even_when_the_room_is_full() {
         for peers in [0, 1, 60, 64, 1_024, 1_025, 10_000, 60_000] {
-            let mut numbers = Numbers::new(capacity(peers).unwrap());
+            let mut numbers = Numbers::new(0, capacity(peers).unwrap());
             assert!(numbers.room() >= peers, "{peers} peers");
             while numbers.room() > 0 {
                 numbers.take();
@@ -197,7 +202,7 @@ mod tests {
 
     #[test]
     fn numbers_are_given_once_until_they_are_given_back() {
-        let mut numbers = Numbers::new(3);
+        let mut numbers = Numbers::new(0, 3);
         let taken: Vec<_> = std::iter::from_fn(|| numbers.take()).collect();
         assert_eq!(taken, [0, 1, 2].map(PeerId));
         numbers.give_back(PeerId(1));

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info, warn};
 use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::Flags;
-use wgxdp_common::record::{Record, RecordKind};
+use wgxdp_common::record::{Record, RecordKind, Registration};
 
 use super::priority::Priority;
 use super::tunnels::Answer;
@@ -18,6 +18,15 @@ use crate::engine::Input;
 use crate::host::anchor;
 use crate::host::view::View;
 use crate::host::watch::Event;
+
+/// What the programs tell of.
+enum Told {
+    Record(Record),
+    Registration(Registration),
+}
+
+const RECORD: usize = size_of::<Record>();
+const REGISTRATION: usize = size_of::<Registration>();
 
 /// SIGINT and SIGTERM, caught before anything is touched.
 pub(super) struct Signals {
@@ -64,10 +73,16 @@ impl Daemon {
                     let mut ready = ready.map_err(|source| Error::System { what: "waiting for records", source })?;
                     ready.clear_ready();
                     self.drain_records();
+                    self.settle_clients()?;
+                }
+                () = sleep_until(self.registered.next_look()) => {
+                    let _rest = self.priority.rest();
+                    self.look_at_clients()?;
                 }
                 () = sleep_until(wakeup) => {
                     self.note_lateness(wakeup);
                     self.tick();
+                    self.settle_clients()?;
                 }
                 answer = poll.next() => {
                     let _rest = self.priority.rest();
@@ -127,7 +142,14 @@ impl Daemon {
     }
 
     fn drain_records(&mut self) {
-        while let Some(record) = self.next_record() {
+        while let Some(told) = self.next_told() {
+            let record = match told {
+                Told::Record(record) => record,
+                Told::Registration(registration) => {
+                    self.register(&registration);
+                    continue;
+                }
+            };
             let Record {
                 at_ns,
                 value_ns,
@@ -170,14 +192,19 @@ impl Daemon {
         }
     }
 
-    fn next_record(&mut self) -> Option<Record> {
+    fn next_told(&mut self) -> Option<Told> {
         let item = self.records.get_mut().next()?;
         let bytes: &[u8] = &item;
-        if bytes.len() != size_of::<Record>() {
-            return None;
+        // SAFETY: the length is right, and any bits are a value (plain data); the copy need not be aligned.
+        unsafe {
+            match bytes.len() {
+                RECORD => Some(Told::Record(bytes.as_ptr().cast::<Record>().read_unaligned())),
+                REGISTRATION => Some(Told::Registration(
+                    bytes.as_ptr().cast::<Registration>().read_unaligned(),
+                )),
+                _ => None,
+            }
         }
-        // SAFETY: the length is right, and any bits are a `Record` (plain data); the copy need not be aligned.
-        Some(unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() })
     }
 
     async fn host_changed(&mut self, event: Event) -> Result<(), Error> {
@@ -252,6 +279,7 @@ impl Daemon {
         // What got worse before packets can meet it, what got better after they can use it.
         if families_changed {
             self.flag_families(false);
+            self.flag_clients(false);
         }
         self.publish()?;
         self.fit_paths();
@@ -263,6 +291,7 @@ impl Daemon {
         }
         if families_changed {
             self.flag_families(true);
+            self.flag_clients(true);
         }
         self.mtus.note(&self.config, &view);
         self.settle_mtus().await;

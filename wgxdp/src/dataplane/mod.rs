@@ -149,6 +149,7 @@ pub struct Dataplane {
     clamp: HashMap<MapData, u32, u32>,
     path_counts: PerCpuArray<MapData, PathCount>,
     tables: Tables,
+    probe_slots: u32,
     attachments: Attachments,
 }
 
@@ -186,6 +187,7 @@ impl Dataplane {
             clamp,
             path_counts,
             tables,
+            probe_slots: object::probe_slots(room),
             attachments: Attachments::new(pins),
         })
     }
@@ -217,17 +219,17 @@ impl Dataplane {
     /// Probes in flight that a path remembers; the answer to an older one counts as none.
     #[must_use]
     pub fn probe_slots(&self) -> u32 {
-        object::probe_slots(self.tables.paths())
+        self.probe_slots
     }
 
-    /// Describes a peer that no endpoint leads to yet, with its paths in `paths`' order of slots.
-    pub fn describe_peer(&self, id: PeerId, peer: &Peer, paths: &[Path]) {
-        assert!(
-            paths.len() <= MAX_PATHS_PER_PEER,
-            "a validated peer has at most {MAX_PATHS_PER_PEER} paths"
-        );
-        for (slot, path) in (0..).zip(paths) {
-            self.tables.paths.write(PathId::new(id, slot).0, path);
+    /// Describes a peer that no endpoint leads to yet, with the paths in these slots (below [`MAX_PATHS_PER_PEER`]).
+    pub fn describe_peer(&self, id: PeerId, peer: &Peer, paths: impl IntoIterator<Item = (u32, Path)>) {
+        for (slot, path) in paths {
+            assert!(
+                slot < MAX_PATHS_PER_PEER as u32,
+                "a peer has at most {MAX_PATHS_PER_PEER} paths"
+            );
+            self.tables.paths.write(PathId::new(id, slot).0, &path);
         }
         let unused = PeerState {
             active: 0,

@@ -38,8 +38,10 @@ fn abi_version(elf: &[u8]) -> object::Result<Option<u32>> {
 /// How much the maps shall hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Peers.
+    /// Peers that are probed. They have the lowest numbers.
     pub peers: u32,
+    /// Clients whose paths are known from their own probes.
+    pub registered: u32,
     /// Learned clients.
     pub clients: u32,
     /// Peers with keys, clients among them.
@@ -49,9 +51,14 @@ pub struct Room {
 /// Bytes that the probes in flight may take, within [`MIN_PROBE_SLOTS`] and [`PROBE_SLOTS`] for each path.
 const PROBES_BYTES: u64 = 40 << 20;
 
-/// Probes in flight that each of so many paths remembers: the largest power of two that fits.
-pub(super) fn probe_slots(paths: u32) -> u32 {
-    let fit = PROBES_BYTES / (u64::from(paths.max(1)) * size_of::<ProbeSlot>() as u64);
+/// Paths of so many peers.
+const fn paths(peers: u32) -> u32 {
+    peers * MAX_PATHS_PER_PEER as u32
+}
+
+/// Probes in flight that each path of those that are probed remembers: the largest power of two that fits.
+pub(super) fn probe_slots(room: Room) -> u32 {
+    let fit = PROBES_BYTES / (u64::from(paths(room.peers).max(1)) * size_of::<ProbeSlot>() as u64);
     let fit = u32::try_from(fit)
         .unwrap_or(u32::MAX)
         .clamp(MIN_PROBE_SLOTS, PROBE_SLOTS);
@@ -70,9 +77,11 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
             expected: ABI_VERSION,
         });
     }
-    let paths = room.peers * MAX_PATHS_PER_PEER as u32;
-    let probe_slots = probe_slots(paths);
-    let buckets = buckets(paths);
+    let (peers, probe_slots) = (room.peers + room.registered, probe_slots(room));
+    let all_paths = paths(peers);
+    // A registered client's canonical endpoint may be none of its paths'.
+    let endpoints = all_paths + room.registered;
+    let buckets = buckets(endpoints);
     let bucket_mask = buckets - 1;
     let unix_offset_ns = unix_offset_ns();
     let mut loader = EbpfLoader::new();
@@ -81,16 +90,16 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
     loader.override_global(UNIX_OFFSET_SYMBOL, &unix_offset_ns, true);
     for (map, entries) in [
         (MAP_BUCKETS, buckets),
-        (MAP_ENDPOINTS, paths),
+        (MAP_ENDPOINTS, endpoints),
         (MAP_CLIENTS, room.clients),
         (MAP_HANDSHAKES, room.clients),
         (MAP_SESSIONS, room.clients.saturating_mul(SESSIONS_PER_CLIENT)),
-        (MAP_PEERS, room.peers),
-        (MAP_PEER_STATES, room.peers),
-        (MAP_PATHS, paths),
-        (MAP_PROOFS, paths),
-        (MAP_PROBES, paths * probe_slots),
-        (MAP_PATH_COUNTS, paths),
+        (MAP_PEERS, peers),
+        (MAP_PEER_STATES, peers),
+        (MAP_PATHS, all_paths),
+        (MAP_PROOFS, all_paths),
+        (MAP_PROBES, paths(room.peers) * probe_slots),
+        (MAP_PATH_COUNTS, all_paths),
         (MAP_KEYRINGS, room.keyrings),
     ] {
         loader.map_max_entries(map, entries);
@@ -122,8 +131,16 @@ mod tests {
 
     #[test]
     fn paths_remember_fewer_probes_the_more_there_are_within_bounds_and_always_a_power_of_two() {
-        let of_peers = |peers: u32| probe_slots(peers * MAX_PATHS_PER_PEER as u32);
+        let of_peers = |peers: u32| {
+            probe_slots(Room {
+                peers,
+                registered: 20_000,
+                clients: 1,
+                keyrings: 1,
+            })
+        };
         let rows = [
+            (0, 64),
             (1, 64),
             (64, 64),
             (2_048, 64),
@@ -134,12 +151,7 @@ mod tests {
         for (peers, slots) in rows {
             assert_eq!(of_peers(peers), slots, "{peers} peers");
         }
-        assert_eq!(probe_slots(0), 64);
-        assert!(
-            (1..200_000)
-                .step_by(997)
-                .all(|paths| probe_slots(paths).is_power_of_two())
-        );
+        assert!((1..25_000).step_by(97).all(|peers| of_peers(peers).is_power_of_two()));
     }
 
     #[test]

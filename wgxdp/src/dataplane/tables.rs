@@ -82,12 +82,6 @@ impl Tables {
         Some(PathId(active.checked_sub(1)? as u32))
     }
 
-    /// Paths for which there is room.
-    #[must_use]
-    pub fn paths(&self) -> u32 {
-        self.paths.len()
-    }
-
     /// The configuration in force.
     ///
     /// # Errors

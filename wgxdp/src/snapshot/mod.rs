@@ -389,7 +389,7 @@ impl PathReading {
         let latched = self.proof.latched_ns != 0;
         match self.liveness(now_ns) {
             _ if flags.any_of(Flags::DRAINED) => table::PathState::Drained,
-            _ if flags.any_of(Flags::UNUSABLE) => table::PathState::Down,
+            _ if flags.any_of(Flags::UNUSABLE.with(Flags::SILENT)) => table::PathState::Down,
             Liveness::Dead => table::PathState::Down,
             _ if latched && self.proof.proof_ns <= self.proof.latched_ns => table::PathState::Down,
             _ if latched || flags.any_of(Flags::HELD) => table::PathState::Held,

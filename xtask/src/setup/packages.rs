@@ -28,11 +28,12 @@ const fn package(debian: &'static str, need: Need, proof: Proof) -> Package {
     Package { debian, need, proof }
 }
 
-const PACKAGES: [Package; 13] = [
+const PACKAGES: [Package; 14] = [
     package("wireguard-tools", Need::Laboratory, Proof::Program("wg")),
     package("wireguard-go", Need::Laboratory, Proof::Program("wireguard-go")),
     package("iproute2", Need::Laboratory, Proof::Program("ip")),
     package("iproute2", Need::Laboratory, Proof::Program("tc")),
+    package("nftables", Need::Test, Proof::Program("nft")),
     package("iputils-ping", Need::Laboratory, Proof::Program("ping")),
     package("qemu-system-x86", Need::Test, Proof::Program("qemu-system-x86_64")),
     package("kmod", Need::Test, Proof::Program("depmod")),

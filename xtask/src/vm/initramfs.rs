@@ -21,7 +21,7 @@ use super::modules;
 use crate::sh;
 
 /// Programs of this host that tests start.
-const TOOLS: [&str; 3] = ["ip", "tc", "wg"];
+const TOOLS: [&str; 4] = ["ip", "tc", "wg", "nft"];
 
 /// Builds the archive and returns its file. The first of `programs` is the guest's init.
 pub(crate) fn build(kernel: &Kernel, programs: &[&Path], tests: &[GuestTest]) -> Result<PathBuf> {

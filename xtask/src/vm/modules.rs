@@ -10,7 +10,7 @@ use super::kernel::Kernel;
 use crate::sh;
 
 /// What the tests use and Debian's kernels have as modules (or built in: that is no error), with parameters.
-const WANTED: [(&str, &str); 19] = [
+const WANTED: [(&str, &str); 21] = [
     ("wireguard", ""),
     // No dummy0 and no ifb0: devices are there when a test makes them.
     ("dummy", "numdummies=0"),
@@ -29,6 +29,8 @@ const WANTED: [(&str, &str); 19] = [
     ("sch_fq", ""),
     ("sch_htb", ""),
     ("nf_tables", ""),
+    ("nft_chain_nat", ""),
+    ("nft_masq", ""),
     // The guest's own cards.
     ("virtio_pci", ""),
     ("virtio_net", ""),

@@ -97,18 +97,6 @@ fn every_path_of_a_tunnel_copies_as_its_file_says() {
 }
 
 #[test]
-fn what_fits_a_path_is_told_in_the_family_that_wireguard_sends() {
-    let config = listed("endpoints = ['192.0.2.1:1', '[2001:db8::1]:1']");
-    let largest = |canonical| {
-        let plan = only(&config, Some(canonical));
-        let paths = plan.paths(PeerId(0));
-        [plan.largest(&paths[0], 1500), plan.largest(&paths[1], 1500)]
-    };
-    assert_eq!(largest("192.0.2.1:1"), [1500, 1480]);
-    assert_eq!(largest("[2001:db8::1]:1"), [1520, 1500]);
-}
-
-#[test]
 fn a_stamp_probe_goes_to_a_reflector_if_there_is_a_target_or_a_port_and_else_to_the_endpoint_itself() {
     let targets = |probe: &str| {
         let plan = only(
