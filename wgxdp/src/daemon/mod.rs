@@ -28,6 +28,7 @@ mod refuse;
 mod report;
 mod roster;
 mod serve;
+mod traffic;
 mod tunnels;
 mod uplink;
 
@@ -119,6 +120,7 @@ pub struct Daemon {
     /// What happened to a crowd of paths, and to how many: told when all of them have been.
     crowd: BTreeMap<String, usize>,
     announcer: announce::Announcer,
+    traffic: traffic::Ledger,
     priority: priority::Priority,
     punctuality: priority::Punctuality,
 }
@@ -288,6 +290,7 @@ impl Daemon {
             published: None,
             observed: observe::Observed::new(),
             crowd: BTreeMap::new(),
+            traffic: traffic::Ledger::default(),
             priority: priority::Priority::ordinary(),
             punctuality: priority::Punctuality::default(),
         };
@@ -533,6 +536,7 @@ impl Daemon {
                     self.send_probe(path, sequence, self.full_size(path), &mut later);
                 }
                 Action::Report(transition) => transitions.push(transition),
+                Action::ReportUnanswered { path, everywhere } => warn!("{}", self.names.unanswered(path, everywhere)),
             }
         }
         debug_assert!(later.is_empty(), "a probe that left or did not decides nothing");

@@ -93,6 +93,8 @@ pub enum Cause {
     Violates(Violation),
     /// It answers small probes and none of the tunnel's full size.
     Mtu,
+    /// Probes pass, but the tunnel's packets leave by it and nothing returns.
+    Stall,
     /// It proved itself.
     Answered,
     /// It proved itself, and must stay clean this long before traffic returns.
@@ -128,6 +130,7 @@ impl Cause {
             Self::Absent => MoveReason::Absent,
             Self::Violates(_) => MoveReason::Brownout,
             Self::Mtu => MoveReason::Mtu,
+            Self::Stall => MoveReason::Stall,
             Self::Started
             | Self::Answered
             | Self::OnProbation(_)
@@ -153,19 +156,22 @@ pub enum MoveReason {
     Brownout,
     /// It swallowed large packets.
     Mtu,
+    /// It swallowed the tunnel's packets.
+    Stall,
     /// A better path, or the only one, came back.
     Recovery,
 }
 
 impl MoveReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Silence,
         Self::NoCarrier,
         Self::AdminDown,
         Self::Absent,
         Self::Brownout,
         Self::Mtu,
+        Self::Stall,
         Self::Recovery,
     ];
 
@@ -179,6 +185,7 @@ impl MoveReason {
             Self::Absent => "absent",
             Self::Brownout => "brownout",
             Self::Mtu => "mtu",
+            Self::Stall => "stall",
             Self::Recovery => "recovery",
         }
     }
