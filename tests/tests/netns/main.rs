@@ -26,6 +26,7 @@ mod refuses;
 mod scale;
 mod scene;
 mod segments;
+mod stalls;
 mod status;
 mod swallows;
 mod tunnels;
