@@ -330,8 +330,8 @@ pub struct Path {
     pub difference: u32,
     /// When data packets that this path carries are copied. One for all paths of a tunnel.
     pub protect: Protect,
-    /// Always zero.
-    pub reserved: u32,
+    /// Why the engine calls it so, one more than the number of its reason, or 0 before it ever changed; for `wgxdp status`, unused by the programs.
+    pub reason: u32,
 }
 
 impl Path {
@@ -350,7 +350,7 @@ impl Path {
             v4: endpoint.address.is_v4() as u32,
             difference: Difference::NONE.of_address(canonical, endpoint.address).fold32(),
             protect: Protect::OFF,
-            reserved: 0,
+            reason: 0,
         }
     }
 }
@@ -426,7 +426,7 @@ layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
 layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28, name @ 48 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
-layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, protect @ 56, reserved @ 60 });
+layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, protect @ 56, reason @ 60 });
 layout!(Proof, 64, {
     proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, heard @ 56
 });

@@ -6,7 +6,9 @@ use anyhow::{Result, ensure};
 use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::topology::{Family, Uplink};
 
+use crate::command::status;
 use crate::scene::Scene;
+use crate::status::path;
 use crate::{BOUND, alone, slack};
 
 /// For how long data may leave and nothing come, on a path that loses nothing.
@@ -34,6 +36,8 @@ fn a_path_that_lets_probes_pass_and_blocks_the_tunnels_port_is_left_and_says_why
     );
     scene.log_on_error(scene.traffic.await_udp(now_ns(), BOUND))?;
     scene.await_uplink(Uplink::B)?;
+    let shown = status(&scene.lab.branch)?;
+    ensure!(path(&shown, Uplink::A)?["reason"] == "stall", "{shown}");
     scene.wireguard_noticed_nothing()?;
     scene.foreign_routes_are_as_before()
 }

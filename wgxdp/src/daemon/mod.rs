@@ -535,7 +535,11 @@ impl Daemon {
                 Action::SendFullSize { path, sequence } => {
                     self.send_probe(path, sequence, self.full_size(path), &mut later);
                 }
-                Action::Report(transition) => transitions.push(transition),
+                Action::Report(transition) => {
+                    self.dataplane
+                        .set_reason(transition.path, transition.cause.move_reason());
+                    transitions.push(transition);
+                }
                 Action::ReportUnanswered { path, everywhere } => warn!("{}", self.names.unanswered(path, everywhere)),
             }
         }

@@ -69,7 +69,7 @@ impl Daemon {
                     self.note_lateness(wakeup);
                     self.tick();
                 }
-                () = sleep_until(self.traffic.next_ns()) => self.read_traffic(),
+                () = sleep_until(Some(self.traffic.next_ns)) => self.read_traffic(),
                 answer = poll.next() => {
                     let _rest = self.priority.rest();
                     match answer {

@@ -11,7 +11,6 @@ use wgxdp_common::count::PathCount;
 use wgxdp_common::id::{PathId, PeerId};
 
 use super::Daemon;
-use super::plan::PeerPlan;
 use crate::clock::monotonic_ns;
 use crate::engine::Input;
 use crate::mtu::Family;
@@ -29,7 +28,8 @@ pub(super) struct Ledger {
     pages: BTreeMap<PeerId, Page>,
     /// Whom the last step ended with; `None`: the next one begins a round.
     last: Option<PeerId>,
-    next_ns: u64,
+    /// When the next step is due.
+    pub(super) next_ns: u64,
 }
 
 /// One peer's.
@@ -43,18 +43,13 @@ struct Page {
 }
 
 impl Ledger {
-    /// When the next step is due.
-    pub(super) fn next_ns(&self) -> Option<u64> {
-        Some(self.next_ns)
-    }
-
     /// The peer is gone; its number may become another's.
     pub(super) fn forget(&mut self, peer: PeerId) {
         self.pages.remove(&peer);
     }
 
     /// Whom to look at now, of all who are there.
-    fn step(&mut self, peers: &BTreeMap<PeerId, PeerPlan>, now_ns: u64) -> Vec<PeerId> {
+    fn step<P>(&mut self, peers: &BTreeMap<PeerId, P>, now_ns: u64) -> Vec<PeerId> {
         let from = self.last.map_or(Unbounded, Excluded);
         let step: Vec<PeerId> = peers
             .range((from, Unbounded))
@@ -218,6 +213,23 @@ mod tests {
         assert_eq!(counts.told(&mut ledger, A), Some((true, true)));
         counts.send(A, 1500);
         assert_eq!(counts.told(&mut ledger, A), Some((true, false)), "once");
+    }
+
+    #[test]
+    fn each_peer_is_looked_at_once_a_round_and_a_crowd_a_few_at_a_time() {
+        for (count, longest) in [(1, 1000), (63, 1000), (64, 1000), (1000, 1000), (10_000, 4000)] {
+            let peers: BTreeMap<PeerId, ()> = (0..count).map(|id| (PeerId(id), ())).collect();
+            let mut ledger = Ledger::default();
+            let mut seen = Vec::new();
+            while seen.len() < peers.len() {
+                let step = ledger.step(&peers, ledger.next_ns);
+                assert!(step.len() <= AT_ONCE);
+                seen.extend(step);
+            }
+            assert!(seen.iter().eq(peers.keys()), "{count} peers");
+            let round = Duration::from_nanos(ledger.next_ns);
+            assert!(round <= Duration::from_millis(longest), "{count} peers in {round:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::liveness::{DEAD_MIN_UNANSWERED, Flags};
 use wgxdp_common::table::PathState;
@@ -141,8 +142,9 @@ impl Cause {
     }
 }
 
-/// Why a peer's traffic moved from one path to another, as metrics count it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Why a peer's traffic moved from one path to another, as metrics count it, or why a path carries none, as `wgxdp status` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MoveReason {
     /// The path that carried it fell silent.
     Silence,
@@ -174,6 +176,18 @@ impl MoveReason {
         Self::Stall,
         Self::Recovery,
     ];
+
+    /// As the map of paths has it, where 0 means none.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self as u32 + 1
+    }
+
+    /// The reason of that number, if there is one.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.number() == number)
+    }
 
     /// The word that users see.
     #[must_use]
