@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::clock::now_ns;
 use crate::impair::Loss;
 use crate::topology::{Lab, TO_BRANCH, TO_HUB, Uplink};
+use crate::wireguard::LISTEN_PORT;
 
 /// What [`Cut::Lossy`] loses, in thousandths.
 const FIFTH: u16 = 200;
@@ -170,6 +171,22 @@ impl Lab {
                 ingress: per_mille,
             },
         )
+    }
+
+    /// From now on the router of `uplink` silently drops the tunnel's own packets, either way, and lets everything else pass. Says when: just before.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn block_tunnel(&self, uplink: Uplink) -> Result<u64> {
+        let at_ns = now_ns();
+        let (router, port) = (self.isp(uplink).access.router(), LISTEN_PORT.to_string());
+        for family in ["-4", "-6"] {
+            router.run(
+                "ip",
+                &[family, "rule", "add", "blackhole", "ipproto", "17", "dport", &port],
+            )?;
+        }
+        Ok(at_ns)
     }
 
     fn lose(&mut self, uplink: Uplink, device: &str, loss: Loss) -> Result<u64> {

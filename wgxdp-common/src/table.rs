@@ -51,8 +51,8 @@ impl PathState {
 
     /// From the number in [`Path::state`].
     #[must_use]
-    pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| *state as u32 == number)
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| *state as u16 == number)
     }
 }
 
@@ -347,7 +347,9 @@ pub struct Path {
     /// Reasons for not using it.
     pub flags: Flags,
     /// What the engine calls the path, a [`PathState`]; for `wgxdp status`, unused by the programs.
-    pub state: u32,
+    pub state: u16,
+    /// Why, one more than the number of its reason, or 0 before it ever changed; for `wgxdp status`, too.
+    pub reason: u16,
     /// Lost probes of the last ones, in parts per million; for `wgxdp status`, unused by the programs.
     pub loss_ppm: u32,
     /// The uplink.
@@ -374,7 +376,8 @@ impl Path {
         Self {
             thresholds: Thresholds::new(u32::MAX, u32::MAX),
             flags: Flags::NONE,
-            state: PathState::Up as u32,
+            state: PathState::Up as u16,
+            reason: 0,
             loss_ppm: 0,
             uplink,
             endpoint,
@@ -435,7 +438,7 @@ pub struct UplinkFlags {
 
 /// A path's state as users see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum PathState {
     /// Carries traffic, or could.
     Up = 0,
@@ -458,7 +461,7 @@ layout!(EndpointKey, 20, { endpoint @ 0, port @ 16, tunnel @ 18 });
 layout!(EndpointRef, 16, { slots @ 0, peer @ 8, reserved @ 12 });
 layout!(Peer, 64, { order @ 0, canonical @ 8, reserved @ 28, ordered @ 44, name @ 48 });
 layout!(PeerState, 64, { active @ 0, switches @ 8, reserved @ 16 });
-layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, protect @ 56, local @ 60 });
+layout!(Path, 64, { thresholds @ 0, flags @ 8, state @ 12, reason @ 14, loss_ppm @ 16, uplink @ 20, endpoint @ 24, largest @ 44, v4 @ 48, difference @ 52, protect @ 56, local @ 60 });
 layout!(Proof, 64, {
     proof_ns @ 0, latched_ns @ 8, sent_ns @ 16, unanswered @ 24, srtt_ns @ 32, probes_sent @ 40, probes_answered @ 48, heard @ 56
 });

@@ -192,7 +192,7 @@ fn path_row(path: &Path) -> [Cell; 9] {
         left(if path.active { "*" } else { "" }),
         left(printable(&path.uplink)),
         left(path.endpoint),
-        left(path.state.as_str()),
+        left(path_state(path)),
     ];
     let numbers = [
         right(or_dash(path.rtt_ms.map(milliseconds))),
@@ -202,6 +202,13 @@ fn path_row(path: &Path) -> [Cell; 9] {
         right(bytes(path.rx_bytes)),
     ];
     join(words, numbers)
+}
+
+/// `down (stall)`
+fn path_state(path: &Path) -> String {
+    let state = path.state.as_str();
+    path.reason
+        .map_or_else(|| state.to_owned(), |reason| format!("{state} ({})", reason.as_str()))
 }
 
 fn join<const A: usize, const B: usize, const N: usize>(a: [Cell; A], b: [Cell; B]) -> [Cell; N] {

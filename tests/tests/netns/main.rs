@@ -27,6 +27,7 @@ mod registers;
 mod scale;
 mod scene;
 mod segments;
+mod stalls;
 mod status;
 mod swallows;
 mod tunnels;

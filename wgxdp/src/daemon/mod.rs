@@ -30,6 +30,7 @@ mod registry;
 mod report;
 mod roster;
 mod serve;
+mod traffic;
 mod tunnels;
 mod uplink;
 
@@ -122,6 +123,7 @@ pub struct Daemon {
     crowd: BTreeMap<String, usize>,
     announcer: announce::Announcer,
     registered: registration::Registered,
+    traffic: traffic::Ledger,
     priority: priority::Priority,
     punctuality: priority::Punctuality,
 }
@@ -294,6 +296,7 @@ impl Daemon {
             published: None,
             observed: observe::Observed::new(),
             crowd: BTreeMap::new(),
+            traffic: traffic::Ledger::default(),
             priority: priority::Priority::ordinary(),
             punctuality: priority::Punctuality::default(),
         };
@@ -539,7 +542,12 @@ impl Daemon {
                 Action::SendFullSize { path, sequence } => {
                     self.send_probe(path, sequence, self.full_size(path), &mut later);
                 }
-                Action::Report(transition) => transitions.push(transition),
+                Action::Report(transition) => {
+                    self.dataplane
+                        .set_reason(transition.path, transition.cause.move_reason());
+                    transitions.push(transition);
+                }
+                Action::ReportUnanswered { path, everywhere } => warn!("{}", self.names.unanswered(path, everywhere)),
             }
         }
         debug_assert!(later.is_empty(), "a probe that left or did not decides nothing");

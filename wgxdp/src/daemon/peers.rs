@@ -206,6 +206,7 @@ impl Daemon {
         for id in gone {
             self.engine.remove_peer(*id);
             self.names.remove_peer(*id);
+            self.traffic.forget(*id);
             for slot in 0..MAX_PATHS_PER_PEER as u32 {
                 self.paths.remove(&PathId::new(*id, slot));
             }

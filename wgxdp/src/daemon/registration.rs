@@ -120,7 +120,7 @@ impl Daemon {
         for ((path, at), (_, entry)) in client.paths(id).zip(&mut paths) {
             let is_silent = client.is_silent(path);
             entry.flags = self.client_flags(at, is_silent);
-            entry.state = state(is_silent) as u32;
+            entry.state = state(is_silent) as u16;
             entry.largest = self.fits(at.uplink, at.endpoint, client.canonical);
             self.dataplane.credit(path, monotonic_ns());
             if tell {

@@ -84,6 +84,7 @@ impl Daemon {
                     self.tick();
                     self.settle_clients()?;
                 }
+                () = sleep_until(Some(self.traffic.next_ns)) => self.read_traffic(),
                 answer = poll.next() => {
                     let _rest = self.priority.rest();
                     match answer {

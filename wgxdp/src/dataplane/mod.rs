@@ -62,6 +62,8 @@ pub use tables::Tables;
 use tables::typed;
 pub use xdp::{Guard, Refusal};
 
+use crate::engine::MoveReason;
+
 /// What can go wrong between user space and the kernel's BPF subsystem.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -354,8 +356,13 @@ impl Dataplane {
 
     /// Notes for `wgxdp status` what the engine thinks of a path.
     pub fn set_status(&self, path: PathId, state: PathState, loss_ppm: u32) {
-        self.tables.paths.store(path.0, field!(Path, state), state as u32);
+        self.tables.paths.store(path.0, field!(Path, state), state as u16);
         self.tables.paths.store(path.0, field!(Path, loss_ppm), loss_ppm);
+    }
+
+    /// Notes for `wgxdp status` why the engine thinks so.
+    pub fn set_reason(&self, path: PathId, reason: MoveReason) {
+        self.tables.paths.store(path.0, field!(Path, reason), reason.number());
     }
 
     /// Gives a path credit: as if it had proven itself at `now_ns` and were not latched.

@@ -20,6 +20,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::loss::unexplained;
 use super::pace::Pace;
 
 /// Fewer missing ones prove nothing.
@@ -30,7 +31,6 @@ const REMEMBERED: usize = 32;
 const IN_VAIN: u32 = 10;
 /// How often such a path is asked all the same.
 const RARELY: Duration = Duration::from_secs(60);
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The full-size probes of one path. Times are nanoseconds of CLOCK_MONOTONIC.
 #[derive(Clone, Debug)]
@@ -133,10 +133,7 @@ impl FullSize {
 
 /// Missing ones in a row that loss does not explain.
 fn enough(loss_ppm: u32, period: Duration) -> u32 {
-    let weekly = WEEK.as_secs_f64() / period.as_secs_f64();
-    let by_loss = weekly.ln() / (1e6 / f64::from(loss_ppm)).ln();
-    // Without loss that is 0, and with nothing but loss infinite: both casts saturate.
-    (by_loss.ceil() as u32).max(LEAST_MISSING)
+    unexplained(loss_ppm, period).max(LEAST_MISSING)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::WEEK;
 use super::gilbert::Gilbert;
 use super::objectives::{Conduct, Objectives};
 use super::rtt::Rtt;
@@ -153,6 +154,14 @@ impl Loss {
         self.lost = (self.lost << 1 | u128::from(lost)) & WINDOW_BITS;
         self.resolved = (self.resolved + 1).min(WINDOW);
     }
+}
+
+/// How many must be missing in a row that loss of `loss_ppm` alone would explain it less than once a week, where one is due each `period`.
+pub(super) fn unexplained(loss_ppm: u32, period: Duration) -> u32 {
+    let weekly = WEEK / period.as_secs_f64();
+    let by_loss = weekly.ln() / (1e6 / f64::from(loss_ppm)).ln();
+    // Without loss that is 0, and with nothing but loss infinite: the cast saturates.
+    by_loss.ceil() as u32
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //!    ring buffer ──▶ Reply, Latched, Switched ─┐                   ┌─▶ SetUplinkFlags, SetPathFlags,
 //!      link events ──────────▶ UplinkFlags ────┤                   │   SetThresholds, LiftLatch, SetStatus ──▶ maps
 //!         prober ──▶ ProbeSent, ProbeFailed ───┼──▶  Engine  ──────┼─▶ SendProbe, SendFullSize ──▶ prober
+//!         counts ──▶ Traffic ───────────────┤
 //!   maps, at wake-up ──▶ Proof … Proof, Tick ──┘                   └─▶ Report ──▶ log
 //! ```
 //!
@@ -47,6 +48,7 @@ mod peer;
 mod report;
 mod rtt;
 mod schedule;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod thresholds;
@@ -222,6 +224,15 @@ pub enum Input {
         /// Which probe.
         sequence: u32,
     },
+    /// What the counts of a peer's packets say, compared with the last reading. To be told of the path that carries its traffic, every few seconds or oftener.
+    Traffic {
+        /// Which path.
+        path: PathId,
+        /// More than keepalives left by it.
+        sent: bool,
+        /// Something of the peer's arrived, over any path.
+        received: bool,
+    },
     /// The wake-up that was asked for, or any other.
     Tick,
 }
@@ -280,6 +291,13 @@ pub enum Action {
     },
     /// Tell the operator ([`Names::line`]).
     Report(Transition),
+    /// Tell the operator that nothing returns over a path, and that there is none left to try ([`Names::unanswered`]).
+    ReportUnanswered {
+        /// Which path.
+        path: PathId,
+        /// Nothing returned over the others either.
+        everywhere: bool,
+    },
 }
 
 /// What the engine knows of a path.
@@ -443,6 +461,12 @@ impl Engine {
             }
             Input::ProbeFailed { path, sequence } => {
                 self.note_probe(path, |path| path.probe_failed(sequence));
+            }
+            Input::Traffic { path, sent, received } => {
+                self.with(path, actions, |peer, place, actions| {
+                    peer.traffic(place, (sent, received), now_ns, actions);
+                    peer.settle(now_ns, actions);
+                });
             }
             Input::Tick => self.tick(actions),
         }

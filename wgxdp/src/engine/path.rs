@@ -48,6 +48,8 @@ pub(super) struct Path {
     tuner: Tuner,
     damping: Damping,
     full_size: FullSize,
+    /// Until then it counts as one that [stalls](super::stall); 0: it does not.
+    stalled_until_ns: u64,
     pace: Pace,
     schedule: Schedule,
     /// When a probe out of turn is to leave.
@@ -102,6 +104,7 @@ impl Path {
             tuner,
             damping: settings.damping(),
             full_size: FullSize::new(now_ns, spec.pace()),
+            stalled_until_ns: 0,
             pace: spec.pace(),
             schedule,
             extra_ns: None,
@@ -221,6 +224,7 @@ impl Path {
         self.uplink_flags = flags;
         self.answer_after_ns = now_ns;
         self.full_size.forget();
+        self.clear_stall();
         self.extra_ns = None;
         if !self.is_usable() {
             self.loss.interrupt();
@@ -366,6 +370,26 @@ impl Path {
     /// Whether it answers small packets alone.
     pub(super) fn swallows_full_size(&self) -> bool {
         self.full_size.swallows()
+    }
+
+    /// It stalled, and is not to be tried until then.
+    pub(super) fn note_stall(&mut self, until_ns: u64) {
+        self.stalled_until_ns = until_ns;
+    }
+
+    /// It is not known to stall.
+    pub(super) fn clear_stall(&mut self) {
+        self.stalled_until_ns = 0;
+    }
+
+    /// Whether it swallows the tunnel's packets, as far as is known.
+    pub(super) fn is_stalled(&self, now_ns: u64) -> bool {
+        now_ns < self.stalled_until_ns
+    }
+
+    /// Lost probes of the last hundred, in parts per million.
+    pub(super) fn loss_ppm(&self) -> u32 {
+        self.loss.ppm()
     }
 
     /// When time alone will change something here; `None` while its uplink is unusable.

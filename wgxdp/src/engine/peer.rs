@@ -13,6 +13,7 @@ use wgxdp_common::table::PathState;
 
 use super::Action;
 use super::path::Path;
+use super::stall::Evidence;
 use super::transition::{Cause, Event, Failovers, Transition, carries, next};
 
 #[derive(Clone, Debug)]
@@ -20,8 +21,10 @@ pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) paths: Vec<Path>,
     pub(super) failovers: Failovers,
+    /// What its packets tell of the path that carries them.
+    pub(super) evidence: Evidence,
     /// Who carries the traffic, as last settled.
-    active: Option<PathId>,
+    pub(super) active: Option<PathId>,
     /// Who carried it last, if nobody does at the moment.
     carrier: Option<PathId>,
     /// Changes not yet reported.
@@ -42,6 +45,7 @@ impl Peer {
             id,
             paths,
             failovers: Failovers::default(),
+            evidence: Evidence::default(),
             active: None,
             carrier: None,
             changes: Vec::new(),
@@ -172,6 +176,7 @@ impl Peer {
             Liveness::Live => self.judge_answer(place, now_ns, out),
         }
         self.judge_full_size(place, now_ns, out);
+        self.judge_stall(place, now_ns, out);
         match self.paths[place].state {
             PathState::Up => self.judge_conduct(place, now_ns, out),
             PathState::Held => self.judge_probation(place, now_ns, out),
@@ -236,6 +241,7 @@ impl Peer {
                     && path.proof_ns > path.answer_after_ns
                     && !path.is_silent_for_dead_after(now_ns)
                     && !(path.swallows_full_size() && self.carried_without(place))
+                    && !self.is_spared(place, now_ns)
             }
             PathState::Suspect => path.assess(now_ns) == Liveness::Live,
             PathState::Up | PathState::Held | PathState::Drained => false,
@@ -259,7 +265,7 @@ impl Peer {
         self.step(place, Event::Dead, Cause::Silence(silence), now_ns, out);
     }
 
-    fn step(&mut self, place: usize, event: Event, cause: Cause, now_ns: u64, out: &mut Vec<Action>) {
+    pub(super) fn step(&mut self, place: usize, event: Event, cause: Cause, now_ns: u64, out: &mut Vec<Action>) {
         let path = &mut self.paths[place];
         let from = path.state;
         if let Some(to) = next(from, event) {
@@ -290,6 +296,9 @@ impl Peer {
         }
         let was_on = self.active;
         self.active = self.choose();
+        if self.active != was_on {
+            self.evidence.restart();
+        }
         let mover = self.mover(was_on);
         if let Some(active) = self.active {
             let carrier = self.carrier.replace(active);

@@ -79,10 +79,7 @@ impl Names {
             now_on,
             moved,
         } = transition;
-        let prefix = match self.peers.get(&peer) {
-            Some(name) if self.peers.len() > 1 => format!("{name}: "),
-            _ => String::new(),
-        };
+        let prefix = self.prefix(peer);
         let what = What {
             from,
             to,
@@ -95,6 +92,27 @@ impl Names {
             _ => String::new(),
         };
         format!("{prefix}{} {what}{traffic}", self.path(path))
+    }
+
+    /// The line about a path over which nothing returns, and there is none left to try; `everywhere`: nothing returned over the others either.
+    #[must_use]
+    pub fn unanswered(&self, path: PathId, everywhere: bool) -> String {
+        let (prefix, path) = (self.prefix(path.peer()), self.path(path));
+        if everywhere {
+            format!("{prefix}nothing returns over {path} either: the far end's WireGuard does not answer")
+        } else {
+            format!(
+                "{prefix}{path}: data leaves and nothing returns, though probes pass; there is no other path to try"
+            )
+        }
+    }
+
+    /// Names the peer where there are several.
+    fn prefix(&self, peer: PeerId) -> String {
+        match self.peers.get(&peer) {
+            Some(name) if self.peers.len() > 1 => format!("{name}: "),
+            _ => String::new(),
+        }
     }
 }
 
@@ -150,6 +168,11 @@ impl What {
             (to, Cause::Absent) => write!(f, "{}: its device or address is gone", to.as_str()),
             (to, Cause::Violates(violation)) => write!(f, "{}: {violation}", to.as_str()),
             (to, Cause::Mtu) => write!(f, "{}: large packets get lost, small ones pass", to.as_str()),
+            (to, Cause::Stall) => write!(
+                f,
+                "{}: data leaves and nothing returns, though probes pass",
+                to.as_str()
+            ),
             (_, Cause::Answered) => f.write_str("answers again"),
             (_, Cause::OnProbation(hold_down)) => write!(f, "answers again, held for {}", Brief(hold_down)),
             (_, Cause::OnLongerProbation(hold_down)) => {
@@ -280,6 +303,10 @@ mod tests {
                 "isp-a down: large packets get lost, small ones pass → isp-b",
             ),
             (
+                to_b(Up, Down, Cause::Stall),
+                "isp-a down: data leaves and nothing returns, though probes pass → isp-b",
+            ),
+            (
                 nowhere(Up, Down, Cause::Silence(ms(64))),
                 "isp-a down after 64 ms silence; no path left, trying all",
             ),
@@ -348,6 +375,20 @@ mod tests {
         names.add_path(PathId::new(PeerId(1), 0), "isp-a", "203.0.113.1:51820");
         let line = names.line(&transition(PathState::Up, PathState::Down, Cause::NoCarrier));
         assert_eq!(line, "hq: isp-a down: no carrier → isp-b");
+    }
+
+    #[test]
+    fn a_far_end_that_answers_nowhere_is_told_from_a_path_without_another() {
+        let mut names = names();
+        assert_eq!(
+            names.unanswered(B, true),
+            "nothing returns over isp-b either: the far end's WireGuard does not answer"
+        );
+        names.add_peer(PeerId(1), "lab");
+        assert_eq!(
+            names.unanswered(A, false),
+            "hq: isp-a: data leaves and nothing returns, though probes pass; there is no other path to try"
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use wgxdp_common::id::{PathId, PeerId};
 use wgxdp_common::liveness::{DEAD_MIN_UNANSWERED, Flags};
 use wgxdp_common::table::PathState;
@@ -93,6 +94,8 @@ pub enum Cause {
     Violates(Violation),
     /// It answers small probes and none of the tunnel's full size.
     Mtu,
+    /// Probes pass, but the tunnel's packets leave by it and nothing returns.
+    Stall,
     /// It proved itself.
     Answered,
     /// It proved itself, and must stay clean this long before traffic returns.
@@ -128,6 +131,7 @@ impl Cause {
             Self::Absent => MoveReason::Absent,
             Self::Violates(_) => MoveReason::Brownout,
             Self::Mtu => MoveReason::Mtu,
+            Self::Stall => MoveReason::Stall,
             Self::Started
             | Self::Answered
             | Self::OnProbation(_)
@@ -138,8 +142,9 @@ impl Cause {
     }
 }
 
-/// Why a peer's traffic moved from one path to another, as metrics count it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Why a peer's traffic moved from one path to another, as metrics count it, or why a path carries none, as `wgxdp status` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MoveReason {
     /// The path that carried it fell silent.
     Silence,
@@ -153,21 +158,36 @@ pub enum MoveReason {
     Brownout,
     /// It swallowed large packets.
     Mtu,
+    /// It swallowed the tunnel's packets.
+    Stall,
     /// A better path, or the only one, came back.
     Recovery,
 }
 
 impl MoveReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Silence,
         Self::NoCarrier,
         Self::AdminDown,
         Self::Absent,
         Self::Brownout,
         Self::Mtu,
+        Self::Stall,
         Self::Recovery,
     ];
+
+    /// As the map of paths has it, where 0 means none.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self as u16 + 1
+    }
+
+    /// The reason of that number, if there is one.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.number() == number)
+    }
 
     /// The word that users see.
     #[must_use]
@@ -179,6 +199,7 @@ impl MoveReason {
             Self::Absent => "absent",
             Self::Brownout => "brownout",
             Self::Mtu => "mtu",
+            Self::Stall => "stall",
             Self::Recovery => "recovery",
         }
     }

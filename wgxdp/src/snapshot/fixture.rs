@@ -80,7 +80,7 @@ pub(crate) fn path_entry(uplink: u32, state: PathState) -> table::Path {
     let endpoint: SocketAddr = "198.51.100.1:51820".parse().expect("an endpoint");
     table::Path {
         thresholds: Thresholds::new(60_000, 150_000),
-        state: state as u32,
+        state: state as u16,
         ..table::Path::new(UplinkId(uplink), endpoint.into(), endpoint.ip().into())
     }
 }

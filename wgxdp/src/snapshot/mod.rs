@@ -17,7 +17,7 @@
 //! | `uplinks[].state`, `.reason` | [`UplinkState`], and why it is not `up` ([`UplinkReason`], else null) |
 //! | `peers[].name` | the configured name, else the beginning of the key; unique within the tunnel |
 //! | `peers[].active_uplink` | the uplink that carried the last packet; null before the first |
-//! | `paths[].state` | `up`, `suspect`, `down`, `held`, `drained` |
+//! | `paths[].state`, `.reason` | `up`, `suspect`, `down`, `held`, `drained`, and why the daemon gave a path up that is `down` or `held` ([`MoveReason`], else null) |
 //! | `paths[].active` | whether this path carried the last packet |
 //! | `paths[].rtt_ms`, `.loss` | smoothed round trip; fraction of the last probes that was lost; null while nobody measures it |
 //! | `paths[].silence_ms` | since the path last proved itself; null if it never did |
@@ -48,6 +48,8 @@ use wgxdp_common::count::{PathCount, Place, Reason};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::{Flags, Liveness, assess};
 use wgxdp_common::table;
+
+use crate::engine::MoveReason;
 
 pub use self::label::peer_labels;
 pub use self::names::{Names, PathName, PeerName, STATE_FILE, STATE_FORMAT, StateFileError, TunnelName, UplinkName};
@@ -185,6 +187,8 @@ pub struct Path {
     /// Its state.
     #[serde(with = "names::path_state")]
     pub state: table::PathState,
+    /// Why the daemon gave it up, while it is given up.
+    pub reason: Option<MoveReason>,
     /// Whether it carried the peer's last packet.
     pub active: bool,
     /// Round-trip time in milliseconds, smoothed.
@@ -408,6 +412,13 @@ impl PathReading {
         }
     }
 
+    /// The engine's reason for a state, where the state is its own and means that the path was given up.
+    fn reason(&self, state: table::PathState) -> Option<MoveReason> {
+        let given_up = matches!(state, table::PathState::Down | table::PathState::Held);
+        let reason = MoveReason::from_number(self.entry.reason).filter(|reason| *reason != MoveReason::Recovery);
+        reason.filter(|_| given_up && self.entry.state == state as u16)
+    }
+
     fn show(&self, uplink: String, endpoint: SocketAddr, active: bool, daemon_runs: bool, now_ns: u64) -> Path {
         let ms = |ns: u64| ns as f64 / 1e6;
         let state = self.state(daemon_runs, now_ns);
@@ -419,6 +430,7 @@ impl PathReading {
             uplink,
             endpoint,
             state,
+            reason: self.reason(state).filter(|_| daemon_runs),
             active,
             rtt_ms: (daemon_runs && answers && proof.srtt_ns != 0).then(|| ms(proof.srtt_ns)),
             loss: (daemon_runs && proof.probes_sent != 0).then(|| f64::from(entry.loss_ppm.min(1_000_000)) / 1e6),

@@ -36,11 +36,11 @@ fn the_json_has_exactly_the_promised_keys_and_values() {
         "tunnels": [{"interface": "wg0", "listen_port": 51820, "peers": [{
             "name": "hq", "public_key": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "active_uplink": "isp-a",
             "paths": [
-                {"uplink": "isp-a", "endpoint": "198.51.100.1:51820", "state": "up", "active": true,
+                {"uplink": "isp-a", "endpoint": "198.51.100.1:51820", "state": "up", "reason": null, "active": true,
                  "rtt_ms": 12.5, "loss": 0.0,
                  "silence_ms": 9.0, "tx_packets": 10, "tx_bytes": 1480, "rx_packets": 20, "rx_bytes": 3565158,
                  "probes_sent": 1000, "probes_answered": 998},
-                {"uplink": "lte", "endpoint": "198.51.100.1:51820", "state": "down", "active": false,
+                {"uplink": "lte", "endpoint": "198.51.100.1:51820", "state": "down", "reason": null, "active": false,
                  "rtt_ms": null, "loss": 1.0,
                  "silence_ms": 900000.0, "tx_packets": 0, "tx_bytes": 0, "rx_packets": 0, "rx_bytes": 0,
                  "probes_sent": 1000, "probes_answered": 998},
@@ -186,6 +186,29 @@ fn an_uplinks_flag_takes_all_its_paths_down() {
         None,
         "a path that is down has no round trip, however fresh its proof"
     );
+}
+
+#[test]
+fn a_path_that_was_given_up_says_why_while_a_daemon_runs_and_one_that_is_not_says_nothing() {
+    use MoveReason::{Mtu, Recovery, Stall};
+    let (_, mut host) = branch();
+    let rows = [
+        (PathState::Down, Stall.number(), Some(Stall)),
+        (PathState::Held, Mtu.number(), Some(Mtu)),
+        (PathState::Held, Recovery.number(), None),
+        (PathState::Up, Stall.number(), None),
+        (PathState::Down, 0, None),
+        (PathState::Down, u16::MAX, None),
+    ];
+    for (state, number, reason) in rows {
+        let entry = table::Path {
+            reason: number,
+            ..path_entry(0, state)
+        };
+        host.paths.get_mut(&PathId::new(PeerId(2), 0)).expect("a path").0 = entry;
+        assert_eq!(first_path(&host, true).reason, reason, "{state:?}, {number}");
+        assert_eq!(first_path(&host, false).reason, None, "history");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! | [`failover`] | what happens to traffic when paths die and come back |
 //! | [`brownout`] | what objectives move, and what they do not |
 //! | [`full_size`] | what becomes of paths that swallow large packets |
+//! | [`stall`] | what the tunnel's own packets convict, and what they do not |
 //! | [`metered`] | how seldom metered paths are asked, and that it harms nobody |
 //! | [`starvation`] | what happens when the engine sleeps, or does not hear |
 //! | [`contract`] | what single inputs lead to, and in which order |
@@ -21,5 +22,6 @@ mod full_size;
 mod metered;
 mod property;
 mod sim;
+mod stall;
 mod starvation;
 mod table;

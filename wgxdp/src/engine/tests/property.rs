@@ -78,6 +78,11 @@ enum Step {
         path: PathId,
         sequence: u32,
     },
+    Traffic {
+        path: PathId,
+        sent: bool,
+        received: bool,
+    },
     Tick,
 }
 
@@ -128,6 +133,7 @@ impl Step {
                 at_ns: time(at),
             },
             Self::ProbeFailed { path, sequence } => Input::ProbeFailed { path, sequence },
+            Self::Traffic { path, sent, received } => Input::Traffic { path, sent, received },
             Self::Tick => Input::Tick,
         }
     }
@@ -166,6 +172,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => proof.prop_map(|(path, proof, unanswered, latched)| Step::Proof { path, proof, unanswered, latched }),
         4 => (path(), sequence(), offset()).prop_map(|(path, sequence, at)| Step::ProbeSent { path, sequence, at }),
         1 => (path(), sequence()).prop_map(|(path, sequence)| Step::ProbeFailed { path, sequence }),
+        6 => (path(), prop::bool::weighted(0.9), prop::bool::weighted(0.1)).prop_map(|(path, sent, received)| Step::Traffic { path, sent, received }),
         8 => Just(Step::Tick),
     ]
 }
@@ -224,6 +231,7 @@ impl Maps {
                         "a probe that must be lost"
                     );
                 }
+                Action::ReportUnanswered { .. } => {}
                 Action::Report(t) => {
                     prop_assert_eq!(self.reported.insert(t.path, t.to), Some(t.from), "a report is missing");
                     if t.moved {

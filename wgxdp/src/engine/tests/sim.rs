@@ -54,6 +54,8 @@ pub(super) struct Net {
     pub(super) cuts: Vec<Range<u64>>,
     /// Large packets do not pass, either way.
     pub(super) swallows: Vec<Range<u64>>,
+    /// The tunnel's own packets do not pass, either way; probes do.
+    pub(super) stalls: Vec<Range<u64>>,
     /// Lost round trips in a hundred.
     pub(super) loss: u64,
 }
@@ -64,6 +66,7 @@ impl Net {
             rtt: vec![(0, rtt)],
             cuts: Vec::new(),
             swallows: Vec::new(),
+            stalls: Vec::new(),
             loss: 0,
         }
     }
@@ -75,6 +78,11 @@ impl Net {
 
     pub(super) fn swallow(mut self, during: Range<u64>) -> Self {
         self.swallows.push(during);
+        self
+    }
+
+    pub(super) fn stall(mut self, during: Range<u64>) -> Self {
+        self.stalls.push(during);
         self
     }
 
@@ -90,6 +98,10 @@ impl Net {
     fn is_cut(&self, at: u64) -> bool {
         self.cuts.iter().any(|cut| cut.contains(&at))
     }
+
+    fn is_stalled(&self, at: u64) -> bool {
+        self.stalls.iter().any(|stall| stall.contains(&at))
+    }
 }
 
 /// What the kernel's maps hold of a path.
@@ -104,9 +116,18 @@ pub(super) struct Maps {
 }
 
 enum Event {
-    Reply { path: PathId, sequence: u32, sent_ns: u64 },
+    Reply {
+        path: PathId,
+        sequence: u32,
+        sent_ns: u64,
+    },
     Packet,
-    Link { uplink: UplinkId, flags: Flags },
+    /// The counts are read.
+    Look,
+    Link {
+        uplink: UplinkId,
+        flags: Flags,
+    },
 }
 
 /// A packet of the tunnel: when, by which path, and whether it arrived.
@@ -132,6 +153,12 @@ pub(super) struct Sim {
     pub(super) probes: Vec<(u64, PathId)>,
     /// The same of these.
     pub(super) full_size: Vec<(u64, PathId)>,
+    /// When the engine said that there is no path left to try, and whether nothing returns over any.
+    pub(super) unanswered: Vec<(u64, PathId, bool)>,
+    /// Between two of the tunnel's packets.
+    pub(super) packet_every: u64,
+    /// Packets of which the counts were read.
+    looked_at: usize,
     /// When `steer` latched a path.
     pub(super) latches: Vec<(u64, PathId)>,
     now: u64,
@@ -197,6 +224,9 @@ impl Sim {
             probes: Vec::new(),
             full_size: Vec::new(),
             latches: Vec::new(),
+            unanswered: Vec::new(),
+            packet_every: MS,
+            looked_at: 0,
             now: 0,
             order: 0,
             queue: BTreeMap::new(),
@@ -207,6 +237,7 @@ impl Sim {
         sim.carry_out(actions);
         if traffic {
             sim.at(0, Event::Packet);
+            sim.at(0, Event::Look);
         }
         sim
     }
@@ -320,10 +351,26 @@ impl Sim {
             }
             Event::Packet => {
                 self.steer();
-                self.at(self.now + MS, Event::Packet);
+                self.at(self.now + self.packet_every, Event::Packet);
+            }
+            Event::Look => {
+                self.look();
+                self.at(self.now + S, Event::Look);
             }
             Event::Link { uplink, flags } => self.tell(Input::UplinkFlags { uplink, flags }),
         }
+    }
+
+    /// What the counts say: each packet that arrives is answered at once.
+    fn look(&mut self) {
+        let packets = &self.packets[self.looked_at..];
+        self.looked_at = self.packets.len();
+        let Some(path) = self.engine.active(PEER) else { return };
+        let (sent, received) = (
+            packets.iter().any(|p| p.path == path),
+            packets.iter().any(|p| p.arrived),
+        );
+        self.tell(Input::Traffic { path, sent, received });
     }
 
     /// What `steer` does with a packet.
@@ -362,7 +409,9 @@ impl Sim {
         };
         let path = paths[place as usize];
         let uplink = self.maps[&path].uplink;
-        let arrived = !self.nets[uplink.0 as usize].is_cut(self.now) && !self.uplinks[&uplink].any_of(Flags::UNUSABLE);
+        let net = &self.nets[uplink.0 as usize];
+        let passes = !net.is_cut(self.now) && !net.is_stalled(self.now);
+        let arrived = passes && !self.uplinks[&uplink].any_of(Flags::UNUSABLE);
         self.packets.push(Packet {
             at: self.now,
             path,
@@ -440,6 +489,7 @@ impl Sim {
                 Action::SendProbe { path, sequence } => self.send_probe(path, sequence, false),
                 Action::SendFullSize { path, sequence } => self.send_probe(path, sequence, true),
                 Action::Report(transition) => self.reports.push((self.now, transition)),
+                Action::ReportUnanswered { path, everywhere } => self.unanswered.push((self.now, path, everywhere)),
             }
         }
     }
