@@ -1,0 +1,103 @@
+//! A tunnel lives by TCP-connect probes where the far end's kernel answers nothing else, and leaves no half-open connections there.
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use wgxdp_tests::access::Kind::{self, Tun, Veth};
+use wgxdp_tests::cut::Cut;
+use wgxdp_tests::daemon::Settings;
+use wgxdp_tests::host::Host;
+use wgxdp_tests::poll::{self, observe_for};
+use wgxdp_tests::privilege::kind_or_skip;
+use wgxdp_tests::topology::{Family, Lab};
+
+use crate::outlives::cut_and_heal;
+use crate::scene::Scene;
+use crate::{BOUND, alone};
+
+const PORT: u16 = 443;
+/// Connections after which one that was not forgotten would show: they are sent in less time than it takes until the server asks again.
+const MANY: u64 = 20;
+/// Much longer than a path that nobody answers lives.
+const LONG: Duration = Duration::from_secs(2);
+
+fn lives_by_tcp(kind: Kind, family: Family) -> Result<()> {
+    if !kind_or_skip(kind)? {
+        return Ok(());
+    }
+    let lab = Lab::raise_over([kind; 2], family)?;
+    lab.hub.sysctl(&[
+        ("net/ipv4/icmp_echo_ignore_all", "1"),
+        ("net/ipv6/icmp/echo_ignore_all", "1"),
+    ])?;
+    let address = lab.hub_endpoint().ip();
+    let listener = lab.hub.enter(|| TcpListener::bind((address, PORT)))?;
+    let settings = Settings {
+        probe: "kind = \"tcp\", port = 443",
+        ..Settings::default()
+    };
+    let mut scene = Scene::raise_in(lab, &settings)?;
+    scene.log_on_error(forgets(&scene.lab.hub))?;
+    cut_and_heal(&mut scene, Cut::Blackhole)?;
+    listener.set_nonblocking(true)?;
+    let accepted = listener.accept().map_err(|e| e.kind());
+    ensure!(
+        matches!(accepted, Err(ErrorKind::WouldBlock)),
+        "a probe became a connection: {accepted:?}"
+    );
+
+    // Who refuses is alive, too.
+    drop(listener);
+    let skip = scene.daemon.log().since(0).len();
+    observe_for(LONG)?;
+    let said = scene.daemon.log().since(skip);
+    ensure!(said.is_empty(), "with the port closed: {said:?}");
+    Ok(())
+}
+
+/// The server is reset again and again, and has no half-open connection in between.
+fn forgets(server: &Host) -> Result<()> {
+    let before = resets(server)?;
+    poll::wait_until("resets", BOUND, || Ok(resets(server)? >= before + MANY))?;
+    poll::wait_until("a moment without half-open connections", BOUND, || {
+        Ok(half_open(server)? == 0)
+    })
+}
+
+/// Half-open connections that a host was told to forget, ever (`EmbryonicRsts`, a column of /proc/net/netstat).
+fn resets(host: &Host) -> Result<u64> {
+    let netstat = host.run("cat", &["/proc/net/netstat"])?;
+    let mut rows = netstat.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
+    let mut columns = names.split_whitespace().zip(values.split_whitespace());
+    let (_, value) = columns
+        .find(|(name, _)| *name == "EmbryonicRsts")
+        .with_context(|| format!("no EmbryonicRsts in {netstat}"))?;
+    Ok(value.parse()?)
+}
+
+/// Connections in SYN_RECV (state 3 in /proc/net/tcp and its sister).
+fn half_open(host: &Host) -> Result<usize> {
+    let sockets = host.run("cat", &["/proc/net/tcp", "/proc/net/tcp6"])?;
+    let states = sockets.lines().filter_map(|line| line.split_whitespace().nth(3));
+    Ok(states.filter(|state| *state == "03").count())
+}
+
+#[test]
+fn a_tunnel_over_ipv4_lives_by_tcp_probes_and_leaves_nothing_half_open() -> Result<()> {
+    let Some(_alone) = alone("TCP probes over IPv4") else {
+        return Ok(());
+    };
+    lives_by_tcp(Veth, Family::V4)
+}
+
+/// On a tun device the packets are bytes that a program carries: a checksum that was rewritten wrongly would be a probe unanswered.
+#[test]
+fn a_tunnel_over_ipv6_and_tun_lives_by_tcp_probes_and_leaves_nothing_half_open() -> Result<()> {
+    let Some(_alone) = alone("TCP probes over IPv6 and tun") else {
+        return Ok(());
+    };
+    lives_by_tcp(Tun, Family::V6)
+}
