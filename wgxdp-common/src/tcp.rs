@@ -8,8 +8,8 @@
 //! ```
 //!
 //! - **Who can answer.** A reply repeats nothing but the ends and `s`. So `steer` remembers by these ([`Question`]) which probe it was ([`Asked`]), in an LRU map, and
-//!   `restore` looks there. `s` is random: whoever does not see the probe has to guess 32 bits and one of [`PORTS`], within the time of a round trip: one chance in
-//!   2^32 for each segment, even if the port is known.
+//!   `restore` looks there. `s` is random: whoever does not see the probe has to guess all 32 bits of it, with the port that it left from, while it is in flight. A port has one
+//!   probe in flight at a time, so each forged segment has at best one chance in 2^32, once, for one path.
 //! - **Which probe it is** the prober writes into the acknowledgement number, which means nothing in a SYN; `steer` takes it out.
 //! - **Ports.** A target that has not forgotten a connection yet does not answer another SYN from the same port to the same port (RFC 9293, section 3.10.7.4), but a round trip may be
 //!   longer than the time between two probes, and a RST may be lost. So each probe has another port than the [`PORTS_PER_PATH`] − 1 before it. They are above Linux's ephemeral ones.

@@ -18,7 +18,7 @@ use crate::scene::Scene;
 use crate::{BOUND, alone};
 
 const PORT: u16 = 443;
-/// Connections after which one that was not forgotten would show: they are sent in less time than it takes until the server asks again.
+/// Connections that the server is seen to forget.
 const MANY: u64 = 20;
 /// Much longer than a path that nobody answers lives.
 const LONG: Duration = Duration::from_secs(2);
