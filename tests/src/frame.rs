@@ -88,6 +88,14 @@ impl Frame {
         Self::new(source.ip(), destination.ip(), 6, transport, Some((16, true)))
     }
 
+    /// TCP: with this sequence and this acknowledgement number.
+    #[must_use]
+    pub fn numbers(mut self, sequence: u32, acknowledgement: u32) -> Self {
+        self.transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+        self.transport[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
+        self
+    }
+
     /// Any other protocol.
     #[must_use]
     pub fn other(source: IpAddr, destination: IpAddr, protocol: u8) -> Self {

@@ -48,6 +48,8 @@ pub const MAP_PROOFS: &str = "PROOFS";
 pub const MAP_UPLINK_FLAGS: &str = "UPLINK_FLAGS";
 /// [`crate::table::ProbeSlot`], as many for each path as [`PROBE_SLOTS_SYMBOL`] says.
 pub const MAP_PROBES: &str = "PROBES";
+/// LRU: [`crate::tcp::Question`] → [`crate::tcp::Asked`].
+pub const MAP_TCP_PROBES: &str = "TCP_PROBES";
 /// [`crate::keyring::KeyName`] → [`crate::keyring::Keyring`].
 pub const MAP_KEYRINGS: &str = "KEYRINGS";
 /// Where a program handles an in-band probe, one entry per CPU: nobody else's business.
@@ -62,7 +64,7 @@ pub const MAP_CLAMP: &str = "CLAMP";
 pub const MAP_RECORDS: &str = "RECORDS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const MAPS: [&str; 21] = [
+pub const MAPS: [&str; 22] = [
     MAP_CONFIG,
     MAP_GENERATION,
     MAP_BUCKETS,
@@ -78,6 +80,7 @@ pub const MAPS: [&str; 21] = [
     MAP_PROOFS,
     MAP_UPLINK_FLAGS,
     MAP_PROBES,
+    MAP_TCP_PROBES,
     MAP_KEYRINGS,
     MAP_WORKBENCH,
     MAP_PATH_COUNTS,
@@ -108,6 +111,8 @@ pub const PROBE_SLOTS: u32 = 64;
 pub const MIN_PROBE_SLOTS: u32 = 8;
 /// The variable in the object file's `.rodata` that holds how many it is, a power of two; the loader sets it.
 pub const PROBE_SLOTS_SYMBOL: &str = "WGXDP_PROBE_SLOTS";
+/// TCP probes that are remembered, on all paths together: those of 1,000 paths at 20 ms for 300 ms.
+pub const TCP_PROBES: u32 = 16_384;
 /// Peers with keys for which there is room when the loader says nothing else.
 pub const DEFAULT_MAX_KEYRINGS: u32 = DEFAULT_MAX_PEERS;
 /// The variable in the object file's `.rodata` that holds what CLOCK_MONOTONIC lacks of Unix time, in nanoseconds; the loader sets it once, so that the programs'

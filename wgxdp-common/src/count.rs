@@ -78,7 +78,7 @@ macro_rules! reasons {
 reasons! {
     /// Neither IPv4 nor IPv6.
     NotIp = "not_ip", Pass;
-    /// Neither UDP nor an echo of ours.
+    /// Neither UDP nor a probe of ours, nor the answer to one.
     NotUdp = "not_udp", Pass;
     /// UDP, but no port of ours.
     OtherPort = "other_port", Pass;
@@ -136,6 +136,10 @@ reasons! {
     Proof = "proof", Drop;
     /// `guard`, `restore`: an authentic in-band request, answered.
     Answered = "answered", Answer;
+    /// `restore`: the SYN-ACK that answers a probe of ours; the path is proven, and it goes back as a RST.
+    ProofReset = "proof_reset", Answer;
+    /// `restore`: a SYN-ACK to a probe of ours that was answered before, or too long ago; it proves nothing, and goes back as a RST.
+    Reset = "reset", Answer;
     /// `guard`, `restore`: begins as an in-band probe, but is shorter, longer, or made otherwise.
     ProbeMalformed = "probe_malformed", Drop;
     /// `guard`, `restore`: an in-band probe of nobody who is a peer of this tunnel; what we wrote ourselves is such, too.

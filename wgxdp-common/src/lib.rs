@@ -14,6 +14,7 @@
 //! | [`liveness`] | when a path is live, suspect or dead, and which one carries a packet |
 //! | [`echo`] | the payload of an ICMP echo probe |
 //! | [`stamp`] | STAMP test packets, and the probes that are made of them |
+//! | [`tcp`] | TCP-connect probes, and how an answer finds its probe |
 //! | [`keyring`] | whose in-band probes are authentic, and what was heard of them |
 //! | [`siphash`] | the tag of in-band probes |
 //! | [`checksum`] | RFC 1071 and RFC 1624 arithmetic |
@@ -36,6 +37,7 @@ pub mod record;
 pub mod siphash;
 pub mod stamp;
 pub mod table;
+pub mod tcp;
 
 /// Marks types as plain old data for aya's maps; compiled away in the BPF programs.
 #[cfg(feature = "aya")]

@@ -17,14 +17,11 @@ use core::mem::{MaybeUninit, offset_of};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
+use wgxdp_common::tcp::{PROTOCOL, RST, SYN};
 
 use crate::maps::CLAMP;
-use crate::packet::{Ipv4, Ipv6, Wire, skb};
+use crate::packet::{Ipv4, Ipv6, Tcp, Wire, skb};
 
-const IPPROTO_TCP: u8 = 6;
-/// Flags of TCP (RFC 9293, section 3.1).
-const RST: u8 = 0x04;
-const SYN: u8 = 0x02;
 /// Kinds of options (RFC 9293, section 3.2).
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
@@ -39,22 +36,6 @@ const LEAST_MSS: u32 = 88;
 /// Bytes of a TCP header without options.
 const TCP: u32 = 20;
 
-/// RFC 9293, section 3.1.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Tcp {
-    source: u16,
-    destination: u16,
-    sequence: u32,
-    acknowledgement: u32,
-    data_offset: u8,
-    flags: u8,
-    window: u16,
-    checksum: u16,
-    urgent: u16,
-}
-// SAFETY: integers only, `#[repr(C)]`, no padding: the size is asserted below.
-unsafe impl Wire for Tcp {}
 const _: () = assert!(size_of::<Tcp>() == TCP as usize);
 
 /// Where a SYN's TCP header is, and what its IP header takes away from the MSS.
@@ -109,7 +90,7 @@ fn in_v4(ip: Ipv4) -> Option<(u32, u32, u32)> {
     let start = u32::from(ip.version_ihl & 0xf) * 4;
     // More fragments, or an offset.
     let fragment = u16::from_be(ip.fragment) & 0x3fff != 0;
-    let plain = ip.protocol == IPPROTO_TCP && !fragment && start >= HEADER;
+    let plain = ip.protocol == PROTOCOL && !fragment && start >= HEADER;
     plain.then_some((start, u32::from(u16::from_be(ip.total_len)), HEADER))
 }
 
@@ -118,7 +99,7 @@ fn in_v4(ip: Ipv4) -> Option<(u32, u32, u32)> {
 fn in_v6(ip: Ipv6) -> Option<(u32, u32, u32)> {
     const HEADER: u32 = size_of::<Ipv6>() as u32;
     let end = HEADER + u32::from(u16::from_be(ip.payload_len));
-    (ip.next_header == IPPROTO_TCP).then_some((HEADER, end, HEADER))
+    (ip.next_header == PROTOCOL).then_some((HEADER, end, HEADER))
 }
 
 /// Where the walk over the options has come to.

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! An optional accelerator: it does nothing that `restore` does not do, too, and whatever it is not sure of it leaves to `restore`: frames in
-//! several buffers, VLAN tags, options, fragments.
+//! several buffers, VLAN tags, options, fragments, and all of TCP.
 //!
 //! XDP sees a frame before the kernel has looked for whom it is. Its link-layer address is not compared all the same: `guard` acts only on packets to
 //! the uplink's own IP address, and one of these in another host's frame the kernel would drop (`ip_rcv_core`, PACKET_OTHERHOST).
@@ -75,7 +75,7 @@ pub(crate) fn guard<const MERGED: bool>(ctx: &XdpContext) -> Option<Outcome> {
             probe::arrives(payload, sequence, id)?;
             (id, Reason::Proof)
         }
-        Transport::Echo { .. } => return None,
+        Transport::Echo { .. } | Transport::Tcp(_) => return None,
     };
     Some(Outcome {
         place: Place::Guard(id),

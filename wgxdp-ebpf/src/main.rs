@@ -30,6 +30,7 @@ mod restore;
 mod rewrite;
 mod send_back;
 mod steer;
+mod tcp;
 mod translate;
 
 use aya_ebpf::EbpfContext;

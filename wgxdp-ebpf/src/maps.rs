@@ -6,7 +6,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use wgxdp_common::abi::{
     DEFAULT_MAX_CLIENTS, DEFAULT_MAX_KEYRINGS, DEFAULT_MAX_PEERS, MAX_LOCALS, MAX_PATHS_PER_PEER, MAX_TUNNELS,
-    MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES, SESSIONS_PER_CLIENT,
+    MAX_UPLINKS, PROBE_SLOTS, RECORDS_BYTES, SESSIONS_PER_CLIENT, TCP_PROBES as TCP_PROBE_ENTRIES,
 };
 use wgxdp_common::client::{HandshakeKey, Local, LocalId, SessionKey, Whereabouts};
 use wgxdp_common::count::{PathCount, REASON_COUNTS as REASONS};
@@ -14,6 +14,7 @@ use wgxdp_common::endpoints::{Bucket, EndpointEntry, buckets};
 use wgxdp_common::keyring::{KeyName, Keyring};
 use wgxdp_common::net::Address;
 use wgxdp_common::table::{Config, EndpointKey, Path, Peer, PeerState, ProbeSlot, Proof, UplinkFlags};
+use wgxdp_common::tcp::{Asked, Question};
 
 use crate::in_band::Incoming;
 
@@ -56,6 +57,8 @@ pub(crate) static PROOFS: Array<Proof> = Array::with_max_entries(PATH_ENTRIES, B
 pub(crate) static UPLINK_FLAGS: Array<UplinkFlags> = Array::with_max_entries(MAX_UPLINKS as u32, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static PROBES: Array<ProbeSlot> = Array::with_max_entries(PATH_ENTRIES * PROBE_SLOTS, 0);
+#[map]
+pub(crate) static TCP_PROBES: LruHashMap<Question, Asked> = LruHashMap::with_max_entries(TCP_PROBE_ENTRIES, 0);
 /// Probes that a path remembers, a power of two: [`wgxdp_common::abi::PROBE_SLOTS_SYMBOL`].
 #[unsafe(no_mangle)]
 static WGXDP_PROBE_SLOTS: Global<u32> = Global::new(PROBE_SLOTS);

@@ -8,6 +8,7 @@ use wgxdp_common::echo::{self, Payload};
 use wgxdp_common::message::Message;
 use wgxdp_common::net::{Address, Port};
 use wgxdp_common::stamp::in_band::InBand;
+use wgxdp_common::tcp;
 
 /// A field of the socket buffer.
 macro_rules! skb {
@@ -81,6 +82,21 @@ pub(crate) struct Echo {
     sequence: u16,
 }
 
+/// RFC 9293, section 3.1.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Tcp {
+    pub(crate) source: u16,
+    pub(crate) destination: u16,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgement: u32,
+    pub(crate) data_offset: u8,
+    pub(crate) flags: u8,
+    window: u16,
+    pub(crate) checksum: u16,
+    urgent: u16,
+}
+
 /// Types of which every bit pattern is a value.
 ///
 /// # Safety
@@ -94,6 +110,8 @@ unsafe impl Wire for Ipv6 {}
 unsafe impl Wire for Udp {}
 // SAFETY: as above.
 unsafe impl Wire for Echo {}
+// SAFETY: as above.
+unsafe impl Wire for Tcp {}
 // SAFETY: bytes.
 unsafe impl<const N: usize> Wire for [u8; N] {}
 // SAFETY: as above; its own layout assertions say so.
@@ -102,6 +120,7 @@ unsafe impl Wire for InBand {}
 unsafe impl<const N: usize> Wire for [u32; N] {}
 const _: () =
     assert!(size_of::<Ipv4>() == 20 && size_of::<Ipv6>() == 40 && size_of::<Udp>() == 8 && size_of::<Echo>() == 8);
+const _: () = assert!(size_of::<Tcp>() == 20);
 
 /// A program's context, as far as it says where the packet's directly accessible part is.
 pub(crate) trait Bytes {
@@ -187,6 +206,21 @@ pub(crate) enum Transport {
         sequence: u16,
         payload: Payload,
     },
+    /// A TCP segment that begins or refuses a connection.
+    Tcp(Segment),
+}
+
+/// A TCP segment: a SYN, a SYN-ACK or a RST-ACK. Numbers are in network byte order.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    pub(crate) source: Port,
+    pub(crate) destination: Port,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgement: u32,
+    pub(crate) data_offset: u8,
+    pub(crate) flags: u8,
+    /// Where its header begins.
+    pub(crate) start: usize,
 }
 
 /// A UDP datagram.
@@ -293,6 +327,7 @@ pub(crate) fn parse_v4<const L3: usize>(ctx: &impl Bytes) -> Result<Packet, Reas
             echo::icmp_type::V4_ECHO,
             echo::icmp_type::V4_ECHO_REPLY,
         )?,
+        tcp::PROTOCOL => parse_tcp(ctx, L3 + size_of::<Ipv4>())?,
         _ => return Err(Reason::NotUdp),
     };
     let (source, destination) = (Address::from_v4_word(ip.source), Address::from_v4_word(ip.destination));
@@ -322,6 +357,7 @@ pub(crate) fn parse_v6<const L3: usize>(ctx: &impl Bytes) -> Result<Packet, Reas
             echo::icmp_type::V6_ECHO,
             echo::icmp_type::V6_ECHO_REPLY,
         )?,
+        tcp::PROTOCOL => parse_tcp(ctx, L3 + size_of::<Ipv6>())?,
         IPV6_FRAGMENT => return Err(Reason::Fragment),
         next if IPV6_EXTENSIONS.contains(&next) => return Err(Reason::Options),
         _ => return Err(Reason::NotUdp),
@@ -384,4 +420,21 @@ fn parse_echo(ctx: &impl Bytes, offset: usize, request: u8, reply: u8) -> Result
         sequence: echo.sequence,
         payload,
     })
+}
+
+#[inline(always)]
+fn parse_tcp(ctx: &impl Bytes, start: usize) -> Result<Transport, Reason> {
+    let tcp = read::<Tcp>(ctx, start).ok_or(Reason::Truncated)?;
+    if !matches!(tcp.flags, tcp::SYN | tcp::SYN_ACK | tcp::RST_ACK) {
+        return Err(Reason::NotUdp);
+    }
+    Ok(Transport::Tcp(Segment {
+        source: Port(tcp.source),
+        destination: Port(tcp.destination),
+        sequence: tcp.sequence,
+        acknowledgement: tcp.acknowledgement,
+        data_offset: tcp.data_offset,
+        flags: tcp.flags,
+        start,
+    }))
 }

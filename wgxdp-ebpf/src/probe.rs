@@ -1,4 +1,4 @@
-//! Probes, echoes and STAMP's: stamped by `steer` when they leave, proven by `guard` or `restore` when the authentic reply arrives.
+//! Probes, echoes, STAMP's and SYNs: stamped by `steer` when they leave, proven by `guard` or `restore` when the authentic reply arrives.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use wgxdp_common::echo::Payload;
@@ -40,6 +40,15 @@ pub(crate) fn leaves(payload: Payload, sequence: u16) -> Option<()> {
     add(field!(proof, probes_sent), 1);
     write(field!(proof, sent_ns), now_ns);
     Some(())
+}
+
+/// Nanoseconds since the probe in this one's place left.
+#[inline(always)]
+pub(crate) fn age_ns(path: PathId, sequence: u16) -> Option<u64> {
+    let slot = slot(path, sequence)?;
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    Some(now_ns.saturating_sub(read(field!(slot, sent_ns))))
 }
 
 /// Notes a reply that arrived over `uplink` if it is authentic: the same path, sequence number and nonce as a probe in flight, once.

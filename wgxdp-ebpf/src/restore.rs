@@ -5,6 +5,7 @@
 //!   cannot be WireGuard's        ─▶ dropped, counted
 //!   not ours (no UDP, other port, not to the uplink's address, fragment, …)  pass, counted
 //!   a probe's reply, authentic   ─▶ the path's proof moves ─▶ consumed
+//!   a SYN-ACK to a probe         ─▶ the path's proof moves ─▶ sent back as a RST (`tcp`)
 //!   an in-band probe             ─▶ judged (`in_band`) ─▶ answered or consumed
 //!   from a known endpoint        ─▶ source := the peer's canonical endpoint ┐
 //!   from anywhere else           ─▶ source as it is, and heard there       ├▶ destination := the anchor's address ─▶ anchor's ingress
@@ -27,7 +28,7 @@ use crate::maps::{PATH_COUNTS, PEERS, field};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, receive, rewrite};
-use crate::{clients, config, endpoints, in_band, message, packet, probe, send_back};
+use crate::{clients, config, endpoints, in_band, message, packet, probe, send_back, tcp};
 
 /// `__sk_buff::pkt_type` of a frame for somebody else's link-layer address (linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
@@ -125,7 +126,10 @@ fn try_restore<const L3: usize, const V4: bool>(
             probe::arrives(payload, sequence, id).ok_or(Reason::Unauthentic)?;
             Ok(Reason::Proof)
         }
-        Transport::Echo { .. } => Err(Reason::NotUdp),
+        Transport::Tcp(segment) if packet.destination == family.address => {
+            tcp::arrives::<L3>(ctx, &packet, &segment, id)
+        }
+        Transport::Echo { .. } | Transport::Tcp(_) => Err(Reason::NotUdp),
     }
 }
 

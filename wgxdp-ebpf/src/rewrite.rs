@@ -1,4 +1,4 @@
-//! Changing a packet's addresses and ports, and sending it elsewhere: one path for IPv4 and IPv6, for UDP and echoes. Where the new
+//! Changing a packet's addresses and ports, and sending it elsewhere: one path for IPv4 and IPv6, for UDP, echoes and TCP. Where the new
 //! addresses are of the other family, the header is [translated](crate::translate).
 //!
 //! Addresses, ports and the IPv4 header's checksum are written directly. The transport checksum is not ours to compute: whether it is
@@ -18,13 +18,13 @@ use wgxdp_common::net::{Endpoint, Port};
 use wgxdp_common::table::Anchor;
 
 use crate::config::Egress;
-use crate::packet::{ETHERNET, Echo, Ipv4, Ipv6, Packet, Transport, Udp, at};
+use crate::packet::{ETHERNET, Echo, Ipv4, Ipv6, Packet, Tcp, Transport, Udp, at};
 use crate::translate;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
-/// The packet's ends as they shall be. Ports are for UDP; an echo has none.
+/// The packet's ends as they shall be. Ports are for UDP; an echo has none, and TCP's are right already.
 #[derive(Clone, Copy)]
 pub(crate) struct Ends {
     pub(crate) source: Endpoint,
@@ -123,6 +123,10 @@ fn write_transport(
             let checksum = l4 + core::mem::offset_of!(Echo, checksum);
             replace_checksum(ctx, checksum, addresses, u64::from(BPF_F_PSEUDO_HDR))?;
         }
+        Transport::Tcp(_) => {
+            let checksum = l4 + core::mem::offset_of!(Tcp, checksum);
+            replace_checksum(ctx, checksum, addresses, u64::from(BPF_F_PSEUDO_HDR))?;
+        }
     }
     Ok(())
 }
@@ -138,8 +142,14 @@ fn write_ports(ctx: &TcContext, l4: usize, source: Port, destination: Port) -> O
     Some(())
 }
 
+/// Tells the checksum at `offset` how what it covers changed; `flags` are `bpf_l4_csum_replace`'s.
 #[inline(always)]
-fn replace_checksum(ctx: &TcContext, offset: usize, difference: Difference, flags: u64) -> Result<(), Reason> {
+pub(crate) fn replace_checksum(
+    ctx: &TcContext,
+    offset: usize,
+    difference: Difference,
+    flags: u64,
+) -> Result<(), Reason> {
     let difference = u64::from(difference.fold32());
     ctx.skb
         .l4_csum_replace(offset, 0, difference, flags)

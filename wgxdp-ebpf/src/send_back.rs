@@ -1,6 +1,9 @@
 //! Sending an answer back where the request came from: the addresses change places, link-layer ones too, so that nothing has to be looked up.
 //!
-//! The hop limit stays what the request had left of it. The prober sends with the highest, which is more than two ways take.
+//! The hop limit stays what the request had left of it. The prober sends with the highest, which is more than two ways take; a SYN-ACK comes from a host that
+//! sends with 64 or more, of which a way takes less than half.
+
+use core::mem::offset_of;
 
 use aya_ebpf::helpers::{bpf_csum_diff, bpf_redirect};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -8,21 +11,51 @@ use wgxdp_common::checksum::Difference;
 use wgxdp_common::count::Reason;
 use wgxdp_common::net::{Address, Endpoint, Port};
 use wgxdp_common::stamp::in_band::{self, InBand};
+use wgxdp_common::tcp::RST;
 
-use crate::packet::{Bytes, Datagram, ETHERNET, IPPROTO_UDP, Ipv4, Ipv6, Packet, Udp, at, skb};
-use crate::rewrite::{Ends, rewrite};
+use crate::packet::{Bytes, Datagram, ETHERNET, IPPROTO_UDP, Ipv4, Ipv6, Packet, Segment, Tcp, Udp, at, skb};
+use crate::rewrite::{Ends, replace_checksum, rewrite};
 
 /// From TC ingress. The answer is in the packet already.
 #[inline(always)]
 pub(crate) fn by_redirect<const L3: usize>(ctx: &TcContext, packet: &Packet, udp: &Datagram) -> Result<Reason, Reason> {
+    redirect::<L3>(ctx, packet, [udp.destination, udp.source])?;
+    Ok(Reason::Answered)
+}
+
+/// From TC ingress: makes a SYN-ACK the RST that has its sender forget the connection (RFC 9293, section 3.10.7.1: `<SEQ=SEG.ACK><CTL=RST>`). It stays as long as it is;
+/// options mean nothing in a RST.
+#[inline(always)]
+pub(crate) fn reset<const L3: usize>(ctx: &TcContext, packet: &Packet, segment: &Segment) -> Result<(), Reason> {
+    let tcp = at::<Tcp>(ctx, segment.start).ok_or(Reason::RewriteFailed)?;
+    // SAFETY: `at` checked the bounds; nothing moved the packet since. Alignment as in `packet::read`.
+    unsafe {
+        (*tcp).source = segment.destination.0;
+        (*tcp).destination = segment.source.0;
+        (*tcp).sequence = segment.acknowledgement;
+        (*tcp).acknowledgement = 0;
+        (*tcp).flags = RST;
+    }
+    // The ports change places and the acknowledgement number moves: from what is summed only the sequence number and the flags go.
+    let word = |flags| u32::from(u16::from_ne_bytes([segment.data_offset, flags]));
+    let difference = Difference::NONE
+        .of(segment.sequence, 0)
+        .of(word(segment.flags), word(RST));
+    replace_checksum(ctx, segment.start + offset_of!(Tcp, checksum), difference, 0)?;
+    redirect::<L3>(ctx, packet, [segment.destination, segment.source])
+}
+
+/// Sends the packet back from TC ingress, from and to these ports.
+#[inline(always)]
+fn redirect<const L3: usize>(ctx: &TcContext, packet: &Packet, [from, to]: [Port; 2]) -> Result<(), Reason> {
     let end = |address: Address, port: Port| Endpoint {
         address,
         port,
         reserved: [0; 2],
     };
     let ends = Ends {
-        source: end(packet.destination, udp.destination),
-        destination: end(packet.source, udp.source),
+        source: end(packet.destination, from),
+        destination: end(packet.source, to),
         v4: packet.v4,
         addresses: Difference::NONE,
     };
@@ -33,7 +66,7 @@ pub(crate) fn by_redirect<const L3: usize>(ctx: &TcContext, packet: &Packet, udp
     let back = skb!(ctx, ifindex);
     // SAFETY: a helper with integer arguments.
     unsafe { bpf_redirect(back, 0) };
-    Ok(Reason::Answered)
+    Ok(())
 }
 
 /// From XDP, by XDP_TX. What the device that the frame came from left out of the checksum (CHECKSUM_PARTIAL, as between the ends of a veth) is forgotten on that way:

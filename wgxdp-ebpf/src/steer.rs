@@ -29,6 +29,7 @@ use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::stamp::in_band::InBand;
 use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::{Config, EndpointKey, Path, PeerState, Tunnel};
+use wgxdp_common::tcp::SYN;
 
 use crate::choose::{Chosen, choose, clock, preferred, second};
 use crate::config::{self, Egress};
@@ -36,7 +37,7 @@ use crate::maps::{PATH_COUNTS, PATHS, PEER_STATES, PROOFS, field, read, write};
 use crate::outcome::{Outcome, add, segments};
 use crate::packet::{Datagram, ETHERNET, Packet, Transport, parse, skb};
 use crate::rewrite::{Ends, rewrite, send};
-use crate::{clients, copy, endpoints, in_band, packet, probe, records};
+use crate::{clients, copy, endpoints, in_band, packet, probe, records, tcp};
 
 /// The anchor has Ethernet headers, whether it is a `dummy` or a `veth`.
 const L3: usize = ETHERNET;
@@ -90,7 +91,13 @@ fn depart<const V4: bool>(ctx: &TcContext, config: &Config) -> Result<Reason, Re
             }
             probes(ctx, config, &packet, payload, sequence, [Port(0); 2])?.carry_out(ctx, &packet)
         }
-        Transport::Echo { .. } => Err(Reason::NotUdp),
+        Transport::Tcp(segment) if canonical && segment.flags == SYN => {
+            let path = marked(ctx).ok_or(Reason::NotUdp)?;
+            let (payload, sequence) = tcp::leaves(ctx, &packet, &segment, path)?;
+            let ports = [segment.source, segment.destination];
+            probes(ctx, config, &packet, payload, sequence, ports)?.carry_out(ctx, &packet)
+        }
+        Transport::Echo { .. } | Transport::Tcp(_) => Err(Reason::NotUdp),
     }
 }
 
@@ -300,11 +307,8 @@ impl Sent<'_> {
             udp,
             ..
         } = *self;
-        let mark = skb!(ctx, mark);
-        let path = PathId(mark & !PROBE_MARK_MASK);
-        if mark & PROBE_MARK_MASK != PROBE_MARK || udp.source.0 != config.anchor.probe_ident {
-            return Err(Reason::OtherPort);
-        }
+        let path = marked(ctx).filter(|_| udp.source.0 == config.anchor.probe_ident);
+        let path = path.ok_or(Reason::OtherPort)?;
         let mut request = InBand::default();
         in_band::load(ctx, udp, &mut request)?;
         let removed = in_band::removed(&request);
@@ -363,14 +367,20 @@ fn path_entry(path: PathId) -> Result<*mut Path, Reason> {
     PATHS.get_ptr_mut(path.0).ok_or(Reason::NotConfigured)
 }
 
+/// The path whose mark the packet has.
+#[inline(always)]
+fn marked(ctx: &TcContext) -> Option<PathId> {
+    let mark = skb!(ctx, mark);
+    (mark & PROBE_MARK_MASK == PROBE_MARK).then_some(PathId(mark & !PROBE_MARK_MASK))
+}
+
 /// Whether the packet has the mark of the path that it says it tests.
 #[inline(always)]
 fn is_marked(ctx: &TcContext, payload: Payload) -> bool {
-    let mark = skb!(ctx, mark);
-    mark & PROBE_MARK_MASK == PROBE_MARK && mark & !PROBE_MARK_MASK == payload.path.0
+    marked(ctx).is_some_and(|path| path.0 == payload.path.0)
 }
 
-/// What the prober sends, over the path that it tests. An echo has no ports.
+/// What the prober sends, over the path that it tests. An echo has no ports; TCP's stay.
 #[inline(always)]
 fn probes(
     ctx: &TcContext,

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{Config, Tunnel, Uplink};
+use crate::config::{Config, Probe, ProbeKind, Tunnel, Uplink};
 use crate::engine::Pace;
 use crate::host::netlink::Netlink;
 use crate::host::view::View;
@@ -120,24 +120,29 @@ fn examine_tunnel(tunnel: &Tunnel, metered: bool, view: &View, findings: &mut Fi
         let own = in_wireguard.endpoint.into_iter().filter(|_| peer.endpoints.is_empty());
         let endpoints: Vec<SocketAddr> = peer.endpoints.iter().copied().chain(own).collect();
         for endpoint in endpoints {
-            let text = probing(&label, endpoint, peer.probe.interval, metered, full);
+            let text = probing(&label, endpoint, peer.probe, metered, full);
             findings.note(Ok::<_, String>(text));
         }
     }
 }
 
 /// A line on what the probes of one endpoint are, by each uplink; `metered`: some uplink is.
-fn probing(label: &str, endpoint: SocketAddr, interval: Duration, metered: bool, tunnel_mtu: u32) -> String {
+fn probing(label: &str, endpoint: SocketAddr, probe: Probe, metered: bool, tunnel_mtu: u32) -> String {
+    let Probe { kind, interval, .. } = probe;
     let family = Family::of(endpoint.ip());
     let full = mtu::outer(tunnel_mtu, family);
-    let [in_use, standing_by, spared] = Role::ALL.map(|role| gigabytes(monthly(interval, family, full, role)));
+    let [in_use, standing_by, spared] = Role::ALL.map(|role| gigabytes(monthly(kind, interval, family, full, role)));
     let spared = if metered {
         format!(" ({spared} if it is metered)")
     } else {
         String::new()
     };
+    let back = match kind {
+        ProbeKind::Tcp => "half as much",
+        ProbeKind::Icmp | ProbeKind::Stamp => "as much",
+    };
     format!(
-        "{label} at {endpoint}: a probe every {}; in a month {in_use} by the path in use and {standing_by} by each other one{spared}, and as much back",
+        "{label} at {endpoint}: a probe every {}; in a month {in_use} by the path in use and {standing_by} by each other one{spared}, and {back} back",
         humantime::format_duration(interval)
     )
 }
@@ -156,13 +161,18 @@ impl Role {
 }
 
 /// Bytes of IP packets that the probes of a path are in a month, one way, if the largest are of `full` bytes.
-fn monthly(interval: Duration, family: Family, full: u32, role: Role) -> u64 {
+fn monthly(kind: ProbeKind, interval: Duration, family: Family, full: u32, role: Role) -> u64 {
     let in_use = matches!(role, Role::InUse);
     let metered = matches!(role, Role::Spared);
     let pace = Pace { interval, metered };
     let times = |period: Duration| MONTH.as_secs_f64() / period.as_secs_f64();
-    let small = times(pace.interval(in_use)) * f64::from(prober::packet_len(family));
-    let large = times(pace.full_size_period(in_use)) * f64::from(full);
+    let (small, large) = match kind {
+        // A SYN and the RST that follows; never padded.
+        ProbeKind::Tcp => (2 * prober::syn_len(family), 2 * prober::syn_len(family)),
+        ProbeKind::Icmp | ProbeKind::Stamp => (prober::packet_len(family), full),
+    };
+    let small = times(pace.interval(in_use)) * f64::from(small);
+    let large = times(pace.full_size_period(in_use)) * f64::from(large);
     (small + large) as u64
 }
 
@@ -175,23 +185,46 @@ mod tests {
     use super::*;
     use crate::config::{Profile, Word};
 
-    /// An IPv4 packet of 44 bytes every 50 ms, and one of 1480 bytes every 250 ms.
+    /// An IPv4 packet of 44 bytes every 50 ms, and one of 1480 bytes every 250 ms; by TCP two of 44 bytes each time.
     #[test]
     fn a_month_of_probes_is_counted_packet_by_packet() {
         let day = 24 * 3600;
         let expected = 30 * day * (20 * 44 + 4 * 1480);
         assert_eq!(
-            monthly(Duration::from_millis(50), Family::V4, 1480, Role::InUse),
+            monthly(
+                ProbeKind::Icmp,
+                Duration::from_millis(50),
+                Family::V4,
+                1480,
+                Role::InUse
+            ),
             expected
         );
         let expected = 30 * day * (20 * 64 * 10 + 4 * 1500) / 10;
         assert_eq!(
-            monthly(Duration::from_millis(50), Family::V6, 1500, Role::StandingBy),
+            monthly(
+                ProbeKind::Icmp,
+                Duration::from_millis(50),
+                Family::V6,
+                1500,
+                Role::StandingBy
+            ),
             expected
         );
         let expected = 30 * day * (60 * 44 + 1480) / 60;
         assert_eq!(
-            monthly(Duration::from_millis(50), Family::V4, 1480, Role::Spared),
+            monthly(
+                ProbeKind::Icmp,
+                Duration::from_millis(50),
+                Family::V4,
+                1480,
+                Role::Spared
+            ),
+            expected
+        );
+        let expected = 30 * day * (20 + 4) * (44 + 44);
+        assert_eq!(
+            monthly(ProbeKind::Tcp, Duration::from_millis(50), Family::V4, 1480, Role::InUse),
             expected
         );
     }
@@ -200,8 +233,15 @@ mod tests {
     fn the_readme_s_table_is_what_the_doctor_reckons() {
         let readme = include_str!("../../README.md");
         for (word, profile) in Profile::KNOWN {
-            let [in_use, standing_by, spared] =
-                Role::ALL.map(|role| gigabytes(monthly(profile.probe_interval(), Family::V4, 1480, role)));
+            let [in_use, standing_by, spared] = Role::ALL.map(|role| {
+                gigabytes(monthly(
+                    ProbeKind::Icmp,
+                    profile.probe_interval(),
+                    Family::V4,
+                    1480,
+                    role,
+                ))
+            });
             let row = format!(
                 "| `{word}` | {} | {in_use} | {standing_by} | {spared} |",
                 humantime::format_duration(profile.probe_interval())

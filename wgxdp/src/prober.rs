@@ -1,4 +1,4 @@
-//! Sends probes: ICMP echoes and STAMP test packets. Each carries its path's fwmark, so that the rule leads it to the anchor and `steer` sends it where the
+//! Sends probes: ICMP echoes, STAMP test packets and TCP's SYNs. Each carries its path's fwmark, so that the rule leads it to the anchor and `steer` sends it where the
 //! path's data goes; the kernel takes both timestamps, and `guard` or `restore` consumes the replies, so nothing is ever read here.
 
 use std::fmt;
@@ -14,6 +14,7 @@ use wgxdp_common::echo::{HEADER_LEN, PAYLOAD_LEN, Payload, icmp_type};
 use wgxdp_common::id::PathId;
 use wgxdp_common::stamp::in_band::{self, Author, InBand, KeyId};
 use wgxdp_common::stamp::{ErrorEstimate, Timestamp, out_of_band, tlv};
+use wgxdp_common::tcp;
 
 use crate::mtu::Family;
 
@@ -30,6 +31,12 @@ pub const fn packet_len(family: Family) -> u32 {
     family.header() + (HEADER_LEN + PAYLOAD_LEN) as u32
 }
 
+/// The same of a TCP probe's SYN. Of a target that listens the answer is as long, and so is the RST that goes back to it.
+#[must_use]
+pub const fn syn_len(family: Family) -> u32 {
+    family.header() + tcp::SYN_LEN as u32
+}
+
 /// A port that is free in one family may be taken in the other; the kernel gives another one each time.
 const PORT_ATTEMPTS: usize = 16;
 
@@ -42,6 +49,8 @@ pub enum Target {
     Stamp(SocketAddr),
     /// In-band probes to this endpoint, which `steer` completes and has come from the tunnel's port.
     InBand(SocketAddr),
+    /// The beginning of a TCP connection to this address and port.
+    Tcp(SocketAddr),
 }
 
 impl Target {
@@ -50,7 +59,7 @@ impl Target {
     pub const fn ip(&self) -> IpAddr {
         match self {
             Self::Icmp(address) => *address,
-            Self::Stamp(socket) | Self::InBand(socket) => socket.ip(),
+            Self::Stamp(socket) | Self::InBand(socket) | Self::Tcp(socket) => socket.ip(),
         }
     }
 }
@@ -61,6 +70,7 @@ impl fmt::Display for Target {
             Self::Icmp(address) => address.fmt(f),
             Self::Stamp(reflector) => reflector.fmt(f),
             Self::InBand(endpoint) => write!(f, "{endpoint} in band"),
+            Self::Tcp(target) => write!(f, "{target} by TCP"),
         }
     }
 }
@@ -76,6 +86,9 @@ pub struct Prober {
 /// Of one family.
 #[derive(Debug)]
 struct Sockets {
+    /// The canonical address, to which all are bound.
+    source: IpAddr,
+    tcp: Socket,
     icmp: Socket,
     udp: Socket,
 }
@@ -110,7 +123,8 @@ impl Prober {
         self.ident
     }
 
-    /// Sends a probe over `path` to `target`, with a nonce that nobody can guess, padded to an IP packet of `len` bytes if that is more than it has.
+    /// Sends a probe over `path` to `target`, with a nonce that nobody can guess, padded to an IP packet of `len` bytes if that is more than it has. (STAMP's out of band and TCP's are never
+    /// padded.)
     ///
     /// # Errors
     /// What the socket says; the probe did not leave.
@@ -138,6 +152,12 @@ impl Prober {
                 let behind_udp = len.saturating_sub(Family::of(endpoint.ip()).header() + UDP_HEADER) as usize;
                 let packet = in_band_request(path, sequence, behind_udp)?;
                 send(&self.sockets(endpoint.ip())?.udp, path, &packet, endpoint)
+            }
+            Target::Tcp(target) => {
+                let sockets = self.sockets(target.ip())?;
+                let source = SocketAddr::new(sockets.source, tcp::port(path, sequence));
+                let packet = tcp::syn(source, target, rand::random(), remembered);
+                send(&sockets.tcp, path, &packet, SocketAddr::new(target.ip(), 0))
             }
         }
     }
@@ -186,10 +206,20 @@ impl Sockets {
         }
         udp.bind(&address.into())?;
         Ok(Self {
+            source,
+            tcp: tcp_socket(source)?,
             icmp: icmp_socket(source)?,
             udp,
         })
     }
+}
+
+/// It hears what TCP says to the canonical address, to which nobody connects.
+fn tcp_socket(source: IpAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(SocketAddr::new(source, 0));
+    let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::TCP))?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    Ok(socket)
 }
 
 fn icmp_socket(source: IpAddr) -> io::Result<Socket> {

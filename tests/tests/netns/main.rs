@@ -7,6 +7,7 @@
 
 mod command;
 mod concentrator;
+mod connects;
 mod downloads;
 mod endures;
 mod families;

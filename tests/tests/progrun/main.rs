@@ -14,4 +14,5 @@ mod size;
 mod stamp;
 mod steer;
 mod stress;
+mod tcp;
 mod translate;

@@ -288,7 +288,9 @@ pub enum Fault {
     #[error("gateway {0} is the uplink's own address; give the router's")]
     GatewayIsSelf(String),
     /// A setting that its probe has no use for.
-    #[error("an icmp probe has no port; remove it, or ask a STAMP reflector with kind = \"stamp\"")]
+    #[error(
+        "an icmp probe has no port; remove it, or ask a STAMP reflector with kind = \"stamp\", or a TCP port with kind = \"tcp\""
+    )]
     ProbePort,
     /// A tunnel's MTU as a number.
     #[error(

@@ -371,7 +371,16 @@ fn probe(mut table: Table<'_, '_>, report: &mut Report<'_>) -> DraftProbe {
         Some(Placed { place, value })
     });
     let kind = kind.map(|word| word.map(|placed| placed.value));
-    let port = table.get("port", report).and_then(|value| {
+    let port = if kind == Some(Some(ProbeKind::Tcp)) {
+        table.need(
+            "port",
+            "port = 443, or another at which the target listens or refuses to",
+            report,
+        )
+    } else {
+        table.get("port", report)
+    };
+    let port = port.and_then(|value| {
         // Of a word that is none nobody knows whether it has a port.
         if matches!(kind, None | Some(Some(ProbeKind::Icmp))) {
             report.add(value.place, Fault::ProbePort);

@@ -34,6 +34,7 @@
 //!                                   # used where it is of the endpoint's family; everywhere if no endpoint is of its family
 //!                                   # kind = "stamp": with a target or port to a STAMP reflector (RFC 8762) there, port = 862;
 //!                                   # without in band, authentic, to the endpoint itself, which a wgxdp there answers
+//!                                   # kind = "tcp", port = 443: a SYN to that port, whether it listens or refuses; what it opens is reset at once
 //!
 //! [detection]
 //! false-failovers-per-week = 1.0     # how often a peer's lossy path may be taken for a dead one: the smaller, the longer it is given
@@ -337,7 +338,7 @@ pub struct Probe {
     pub interval: Duration,
     /// Where probes go; `None`: to the path's endpoint.
     pub target: Option<IpAddr>,
-    /// At which port a STAMP reflector listens there; `None`: none is asked, and [`ProbeKind::Stamp`] means in band.
+    /// At which port a STAMP reflector listens there, or TCP is asked; `None`: [`ProbeKind::Stamp`] means in band.
     pub port: Option<u16>,
 }
 

@@ -279,7 +279,7 @@ impl Check {
                 kind: peer.probe.kind.unwrap_or(ProbeKind::Icmp),
                 interval: peer.probe.interval.unwrap_or(profile.probe_interval()),
                 target: peer.probe.target.map(|placed| placed.value),
-                port: reflector(&peer.probe),
+                port: port(&peer.probe),
             };
             checked.push(Peer {
                 public_key: peer.public_key.value,
@@ -321,8 +321,10 @@ impl Check {
     }
 }
 
-/// At which port the reflector listens that STAMP probes are meant for; `None`: they are for the far end itself, in band, or there are none.
-fn reflector(probe: &DraftProbe) -> Option<u16> {
-    let to_reflector = probe.kind == Some(ProbeKind::Stamp) && (probe.target.is_some() || probe.port.is_some());
-    to_reflector.then_some(probe.port.unwrap_or(stamp::PORT))
+/// At which port the reflector listens that STAMP probes are meant for, or the port of TCP's; `None`: they are for the far end itself, in band, or have none.
+fn port(probe: &DraftProbe) -> Option<u16> {
+    match probe.kind {
+        Some(ProbeKind::Stamp) if probe.target.is_some() => Some(probe.port.unwrap_or(stamp::PORT)),
+        _ => probe.port,
+    }
 }

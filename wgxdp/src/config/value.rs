@@ -297,5 +297,7 @@ words! {
         Icmp = "icmp",
         /// A STAMP test packet (RFC 8762) to a session-reflector.
         Stamp = "stamp",
-    } not yet { "tcp": "use \"icmp\" or \"stamp\"" }
+        /// The beginning of a TCP connection, which is reset.
+        Tcp = "tcp",
+    } not yet {}
 }

@@ -38,7 +38,7 @@ pub(super) struct PeerPlan {
     pub(super) interval: Duration,
     /// Where probes go; `None`: to the endpoint. See [`PeerPlan::paths`].
     pub(super) target: Option<IpAddr>,
-    /// At which port a STAMP reflector listens there; `None`: none is asked.
+    /// At which port a STAMP reflector listens there, or TCP is asked; `None`: neither.
     pub(super) target_port: Option<u16>,
     /// Uplinks, the preferred one first.
     pub(super) uplinks: Vec<u32>,
@@ -217,6 +217,8 @@ impl PeerPlan {
             (ProbeKind::Icmp, _) => Target::Icmp(address),
             (ProbeKind::Stamp, Some(port)) => Target::Stamp(SocketAddr::new(address, port)),
             (ProbeKind::Stamp, None) => Target::InBand(endpoint),
+            // A configuration names one.
+            (ProbeKind::Tcp, port) => Target::Tcp(SocketAddr::new(address, port.unwrap_or(endpoint.port()))),
         }
     }
 

@@ -210,7 +210,9 @@ pub(super) const fn given_by(reason: Reason) -> GivenBy {
         | Reason::Client
         | Reason::ClientLearned
         | Reason::ClientMoved
-        | Reason::Stranger => GivenBy::Restore,
+        | Reason::Stranger
+        | Reason::ProofReset
+        | Reason::Reset => GivenBy::Restore,
         Reason::WrongType
         | Reason::Reserved
         | Reason::WrongLength

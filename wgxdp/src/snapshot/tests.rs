@@ -312,7 +312,7 @@ fn a_file_of_names_that_cannot_be_used_says_which_and_what_to_do() {
 proptest! {
     #[test]
     fn whatever_the_maps_hold_the_json_keeps_to_its_schema(
-        (state, flags, uplink_flags) in (0u32..8, 0u32..64, 0u32..64),
+        (state, flags, uplink_flags) in (0u16..8, 0u32..64, 0u32..64),
         loss_ppm: u32, times: [u64; 4], now: u64, thresholds: u64, running: bool,
     ) {
         let (names, mut host) = branch();

@@ -250,16 +250,10 @@ fn a_word_that_is_none_is_told_the_words() {
 
 #[test]
 fn what_this_version_cannot_do_is_refused_by_name() {
-    promises([
-        (
-            tunnel("policy = 'balance'"),
-            ":7: policy = \"balance\" is not in this version; use \"failover\"",
-        ),
-        (
-            peer("probe = { kind = 'tcp', port = 443 }"),
-            ":9:18: kind = \"tcp\" is not in this version; use \"icmp\" or \"stamp\"",
-        ),
-    ]);
+    promises([(
+        tunnel("policy = 'balance'"),
+        ":7: policy = \"balance\" is not in this version; use \"failover\"",
+    )]);
 }
 
 #[test]
@@ -557,8 +551,8 @@ fn clients_are_bounded() {
 }
 
 #[test]
-fn a_stamp_probe_has_a_port_that_can_be_and_an_icmp_probe_has_none() {
-    let none = "an icmp probe has no port; remove it, or ask a STAMP reflector with kind = \"stamp\"";
+fn a_probe_has_a_port_that_can_be_a_tcp_probe_must_have_one_and_an_icmp_probe_has_none() {
+    let none = "an icmp probe has no port; remove it, or ask a STAMP reflector with kind = \"stamp\", or a TCP port with kind = \"tcp\"";
     promises([
         (peer("probe = { kind = 'icmp', port = 7 }"), &*format!(":9:33: {none}")),
         (peer("probe = { port = 7 }"), &*format!(":9:18: {none}")),
@@ -570,11 +564,20 @@ fn a_stamp_probe_has_a_port_that_can_be_and_an_icmp_probe_has_none() {
             peer("probe = { kind = 'stamp', port = 65536 }"),
             ":9:34: port must be a number from 1 to 65535, not 65536",
         ),
+        (
+            peer("probe = { kind = 'tcp', port = 0 }"),
+            ":9:32: port must be a number from 1 to 65535, not 0",
+        ),
+        (
+            peer("probe = { kind = 'tcp', target = '192.0.2.1' }"),
+            ":9: probe has no port; add port = 443, or another at which the target listens or refuses to",
+        ),
     ]);
     let port = |probe: &str| valid(&peer(probe)).tunnels()[0].peers[0].probe.port;
     assert_eq!(port("probe = { kind = 'stamp' }"), None, "in band");
     assert_eq!(port("probe = { kind = 'stamp', target = '192.0.2.1' }"), Some(862));
     assert_eq!(port("probe = { kind = 'stamp', port = 65535 }"), Some(65535));
+    assert_eq!(port("probe = { kind = 'tcp', port = 443 }"), Some(443));
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn every_path_of_a_tunnel_copies_as_its_file_says() {
 }
 
 #[test]
-fn a_stamp_probe_goes_to_a_reflector_if_there_is_a_target_or_a_port_and_else_to_the_endpoint_itself() {
+fn probes_go_to_the_port_and_target_that_they_have_and_stamp_s_without_either_to_the_endpoint_itself() {
     let targets = |probe: &str| {
         let plan = only(
             &listed(&format!("endpoints = ['192.0.2.1:1']\nprobe = {{ {probe} }}")),
@@ -123,6 +123,14 @@ fn a_stamp_probe_goes_to_a_reflector_if_there_is_a_target_or_a_port_and_else_to_
     assert_eq!(
         targets("kind = 'stamp', target = '2001:db8::9', port = 7"),
         ["[2001:db8::9]:7", "[2001:db8::9]:7"]
+    );
+    assert_eq!(
+        targets("kind = 'tcp', port = 443"),
+        ["192.0.2.1:443 by TCP", "192.0.2.1:443 by TCP"]
+    );
+    assert_eq!(
+        targets("kind = 'tcp', port = 22, target = '192.0.2.9'"),
+        ["192.0.2.9:22 by TCP", "192.0.2.9:22 by TCP"]
     );
 }
 
