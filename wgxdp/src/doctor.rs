@@ -175,16 +175,16 @@ mod tests {
     use super::*;
     use crate::config::{Profile, Word};
 
-    /// An IPv4 packet of 44 bytes every 50 ms, and one of 1480 bytes every 250 ms.
+    /// An IPv4 packet of 44 bytes every 50 ms, and one of 1480 bytes every 600 ms.
     #[test]
     fn a_month_of_probes_is_counted_packet_by_packet() {
         let day = 24 * 3600;
-        let expected = 30 * day * (20 * 44 + 4 * 1480);
+        let expected = 30 * day * (20 * 44 * 6 + 10 * 1480) / 6;
         assert_eq!(
             monthly(Duration::from_millis(50), Family::V4, 1480, Role::InUse),
             expected
         );
-        let expected = 30 * day * (20 * 64 * 10 + 4 * 1500) / 10;
+        let expected = 30 * day * (20 * 64 * 6 + 1500) / 6;
         assert_eq!(
             monthly(Duration::from_millis(50), Family::V6, 1500, Role::StandingBy),
             expected

@@ -11,11 +11,10 @@ use wgxdp_tests::topology::{Family, Uplink};
 use crate::scene::{Scene, goes_on};
 use crate::{BOUND, alone, slack};
 
-/// In what time a path that swallows is found out: three full-size probes are missing, each sent with the first other probe whose turn comes, and the last is waited for as long as
-/// a path may be silent.
+/// In what time a path that swallows is found out: the next full-size probe leaves, it is missing at the next probe's turn, and so are two more that leave with the probes from then on.
 fn found_within(interval: Duration) -> Duration {
-    let period = (5 * interval).max(Duration::from_millis(250));
-    3 * (period + interval) + 6 * interval
+    let period = (5 * interval).max(Duration::from_millis(600));
+    period + 5 * interval
 }
 
 fn swallows(family: Family) -> Result<()> {

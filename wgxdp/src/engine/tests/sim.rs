@@ -164,6 +164,13 @@ impl Sim {
         Self::of(peers, nets, true, 1)
     }
 
+    /// The same where all paths are asked this often, without traffic.
+    pub(super) fn every(nets: Vec<Net>, interval: Duration) -> Self {
+        let mut peers = one_peer(nets.len() as u32);
+        peers[0].paths.iter_mut().for_each(|path| path.interval = interval);
+        Self::of(peers, nets, false, 1)
+    }
+
     fn of(peers: Vec<PeerSpec>, nets: Vec<Net>, traffic: bool, seed: u64) -> Self {
         let mut actions = Vec::new();
         let engine = Engine::new(settings(), &peers, START, &mut actions);
