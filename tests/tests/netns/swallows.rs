@@ -18,9 +18,12 @@ fn found_within(interval: Duration) -> Duration {
 }
 
 fn swallows(family: Family) -> Result<()> {
-    let settings = Settings::default();
-    let mut scene = Scene::raise_with(family, &settings)?;
-    let within = found_within(settings.probe_interval);
+    narrow_and_widen(&mut Scene::raise(family)?)
+}
+
+/// isp-a swallows large packets, and then does not. With the default probe interval.
+pub(crate) fn narrow_and_widen(scene: &mut Scene) -> Result<()> {
+    let within = found_within(Settings::default().probe_interval);
     // Only who answered a full-size probe before is convicted for not answering.
     observe_for(within)?;
     // A device drops what is larger than its MTU as it arrives, and nobody is told.

@@ -293,7 +293,7 @@ mod tests {
             .expect("it is there");
         let load = Load {
             interval: Duration::from_micros(100),
-            payload: SMALL,
+            payload: Size::Small.payload(),
         };
         let outages = [outage(30, 290, false), outage(50, 520, false), outage(34, 300, false)];
         let figures = row.figures(&outages, quantiles(&outages).expect("there are some"), load);
