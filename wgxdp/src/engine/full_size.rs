@@ -338,30 +338,34 @@ mod tests {
         assert!(judged(&full, 5125 * MS + 100 * MS));
     }
 
-    /// False verdicts in so many rounds, each of a small and a large probe, of a path that is asked as fast in doubt as it may be; `large`: what large probes lose besides.
-    fn convictions(channel: Channel, large: f64, rounds: u32, share_per_second: f64) -> u64 {
-        let mut random = Random::new(7);
-        let (mut small, mut lost) = (Gilbert::new(PACE.interval, share_per_second), false);
+    /// What is known of a path by its small probes.
+    fn onset(channel: Channel) -> f64 {
+        let (mut small, mut lost, mut random) = (Gilbert::new(PACE.interval, BUDGET), false, Random::new(3));
         for _ in 0..20_000 {
             lost = channel.next(lost, &mut random);
             if lost { small.lost() } else { small.answered(1) }
         }
-        let (mut full, rtt, mut convictions, mut now) = (answering(share_per_second), known(), 0, 0);
-        for sequence in (200..).step_by(2).take(rounds as usize) {
-            let pause = if full.doubted { INTERVAL } else { 600 * MS };
-            now += pause;
+        small.onset()
+    }
+
+    /// False verdicts in so many rounds, each of a small and a large probe, the first one being the first in which large ones get lost; `besides`: what they lose besides.
+    fn convictions(channel: Channel, besides: f64, onset: f64, rounds: usize, share_per_second: f64, seed: u64) -> u32 {
+        let (mut random, mut lost, mut now) = (Random::new(seed), false, 0);
+        let (mut full, rtt, mut convictions) = (answering(share_per_second), known(), 0);
+        for sequence in (200..).step_by(2).take(rounds) {
+            now += if full.doubted { INTERVAL } else { 600 * MS };
             full.leaves(sequence + 1, now);
             lost = channel.next(lost, &mut random);
             if !lost {
                 full.answered(sequence, NEAR);
             }
             lost = channel.next(lost, &mut random);
-            if !lost && random.uniform() >= large {
+            if !lost && random.uniform() >= besides {
                 full.answered(sequence + 1, NEAR);
             }
-            let known_before = full.swallows();
-            full.judge(now + INTERVAL, INTERVAL, &rtt, small.onset());
-            convictions += u64::from(full.swallows() && !known_before);
+            let before = full.swallows();
+            full.judge(now + INTERVAL, INTERVAL, &rtt, onset);
+            convictions += u32::from(full.swallows() && !before);
         }
         convictions
     }
@@ -369,10 +373,10 @@ mod tests {
     /// By a budget that allows some in the time that can be simulated: what holds for many false verdicts in an hour holds for few in a year.
     #[test]
     fn loss_convicts_no_more_often_than_the_budget_allows() {
-        const ROUNDS: u32 = 100_000;
+        const ROUNDS: usize = 100_000;
         const ALLOWED: f64 = 20.0;
-        let share_per_second = ALLOWED / SHARE / (f64::from(ROUNDS) * 0.6);
-        for (channel, large) in [
+        let share_per_second = ALLOWED / SHARE / (ROUNDS as f64 * 0.6);
+        for (channel, besides) in [
             (Channel::independent(0.001), 0.0),
             (Channel::independent(0.01), 0.0),
             (Channel::independent(0.05), 0.0),
@@ -382,9 +386,21 @@ mod tests {
             (Channel::independent(0.001), 0.05),
             (Channel::independent(0.01), 0.3),
         ] {
-            let convictions = convictions(channel, large, ROUNDS, share_per_second);
+            let convictions = convictions(channel, besides, onset(channel), ROUNDS, share_per_second, 7);
             // Twenty and three standard deviations.
-            assert!(convictions <= 34, "{convictions} of {channel:?}, large ones {large}");
+            assert!(convictions <= 34, "{convictions} of {channel:?}, large ones {besides}");
         }
+    }
+
+    #[test]
+    fn what_small_probes_taught_holds_for_large_ones_before_one_of_them_is_lost() {
+        let channel = Channel::independent(0.2);
+        let first_minute = |onset| {
+            (1..2000)
+                .map(|seed| convictions(channel, 0.0, onset, 100, BUDGET, seed))
+                .sum::<u32>()
+        };
+        assert_eq!(first_minute(onset(channel)), 0);
+        assert!(first_minute(CLEAN) > 0, "their own losses teach too late");
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let title = format!("{}: {}", benchmark.name(), benchmark.describe());
         say(&title);
         let figures = benchmark.run(scale, options.only.as_deref().unwrap_or(""), &mut |line| {
-            say(&format!("  {line}"))
+            say(&format!("  {line}"));
         });
         let figures = figures.with_context(|| format!("benchmark {}", benchmark.name()))?;
         if options.json {
