@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::daemon::Settings;
-use wgxdp_tests::poll::observe_for;
 use wgxdp_tests::topology::{Family, Uplink};
 
 use crate::scene::{Scene, goes_on};
@@ -24,8 +23,6 @@ fn swallows(family: Family) -> Result<()> {
 /// isp-a swallows large packets, and then does not. With the default probe interval.
 pub(crate) fn narrow_and_widen(scene: &mut Scene) -> Result<()> {
     let within = found_within(Settings::default().probe_interval);
-    // Only who answered a full-size probe before is convicted for not answering.
-    observe_for(within)?;
     // A device drops what is larger than its MTU as it arrives, and nobody is told.
     let hub = scene.lab.hub.clone();
     let takes = |mtu: &str| hub.run("ip", &["link", "set", Uplink::A.name(), "mtu", mtu]);

@@ -25,7 +25,8 @@
 //! Large packets may get lost more often than small ones, by bit errors and by full queues. So they have a Gilbert model of their own, and K is what either asks for. What ended in a
 //! conviction teaches it nothing. Of a path that would have to miss more than [`MOST_MISSING`] nothing is said.
 //!
-//! A far end that never answered a large probe is not convicted for it: some hosts and reflectors do not. After [`IN_VAIN`] it is asked once each [`RARELY`]. One answer clears the path.
+//! A far end that never answered a large probe is not convicted for it: some hosts and reflectors do not. It is asked at once, in haste for as long as the answer is missing, and once
+//! [`IN_VAIN`] are missing once each [`RARELY`]. One answer clears the path.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,8 +42,8 @@ const SHARE: f64 = 0.1;
 const MOST_MISSING: u64 = 32;
 /// Unanswered ones that are remembered, be they missing or not.
 const REMEMBERED: usize = 64;
-/// Full-size probes that a path is sent before it is taken for one that does not answer them.
-const IN_VAIN: u32 = 10;
+/// So many missing before any was answered: the far end does not answer them.
+const IN_VAIN: u64 = 10;
 /// How often such a path is asked all the same.
 const RARELY: Duration = Duration::from_secs(60);
 
@@ -52,14 +53,15 @@ pub(super) struct FullSize {
     pace: Pace,
     /// False verdicts in a second.
     allowed_per_second: f64,
-    asked_ns: u64,
+    asked_ns: Option<u64>,
     /// Those that left after the last one that was answered, oldest first.
     unanswered: VecDeque<Sent>,
-    /// Those that left before any was answered; `None`: one was.
-    in_vain: Option<u32>,
+    /// One was answered.
+    answers: bool,
     /// Some are missing, and not yet enough.
     doubted: bool,
-    swallows: bool,
+    /// Enough are.
+    hopeless: bool,
     rtt: Rtt,
     gilbert: Gilbert,
 }
@@ -75,16 +77,16 @@ struct Sent {
 
 impl FullSize {
     /// Of a path whose silence may be taken for its death so many times a second.
-    pub(super) fn new(start_ns: u64, pace: Pace, share_per_second: f64) -> Self {
+    pub(super) fn new(pace: Pace, share_per_second: f64) -> Self {
         let allowed_per_second = SHARE * share_per_second;
         Self {
             pace,
             allowed_per_second,
-            asked_ns: start_ns,
+            asked_ns: None,
             unanswered: VecDeque::new(),
-            in_vain: Some(0),
+            answers: false,
             doubted: false,
-            swallows: false,
+            hopeless: false,
             rtt: Rtt::default(),
             gilbert: Gilbert::new(pace.full_size_period(true), allowed_per_second),
         }
@@ -93,10 +95,14 @@ impl FullSize {
     /// Whether the next one is to leave with the small one that leaves now, on a path that is in use or stands by. If the last one was a little late, this one is not late by
     /// an interval for that.
     pub(super) fn is_due(&self, in_use: bool, now_ns: u64) -> bool {
-        let rarely = self.in_vain.is_some_and(|in_vain| in_vain >= IN_VAIN);
-        let pause = if rarely { RARELY } else { Duration::ZERO };
+        let pause = if self.hopeless && !self.answers {
+            RARELY
+        } else {
+            Duration::ZERO
+        };
         let period = self.pace.full_size_period(in_use).max(pause) - self.pace.interval / 4;
-        self.doubted || now_ns.saturating_sub(self.asked_ns) >= period.as_nanos() as u64
+        let is_time = |asked_ns| now_ns.saturating_sub(asked_ns) >= period.as_nanos() as u64;
+        self.doubted || self.asked_ns.is_none_or(is_time)
     }
 
     /// One leaves now, and the small one before it had the sequence number before its own.
@@ -110,8 +116,7 @@ impl FullSize {
             escorted: false,
             missing: false,
         });
-        self.in_vain = self.in_vain.map(|in_vain| in_vain.saturating_add(1));
-        self.asked_ns = now_ns;
+        self.asked_ns = Some(now_ns);
     }
 
     /// A probe left at last; whether it was one of these.
@@ -136,8 +141,7 @@ impl FullSize {
             return false;
         };
         self.unanswered.drain(..=place);
-        self.in_vain = None;
-        (self.doubted, self.swallows) = (false, false);
+        (self.answers, self.doubted, self.hopeless) = (true, false, false);
         self.rtt.sample(rtt);
         self.gilbert.answered(1);
         true
@@ -145,41 +149,41 @@ impl FullSize {
 
     /// The uplink may lead through another network now.
     pub(super) fn forget(&mut self) {
+        self.asked_ns = None;
         self.unanswered.clear();
-        self.in_vain = Some(0);
-        (self.doubted, self.swallows) = (false, false);
+        (self.answers, self.doubted, self.hopeless) = (false, false, false);
         self.gilbert.interrupt();
     }
 
     /// Counts what is missing on a path that is asked each `interval_ns`, and whose small probes take `small` and are lost behind an answered one with the chance `onset`.
     pub(super) fn judge(&mut self, now_ns: u64, interval_ns: u64, small: &Rtt, onset: f64) {
-        if self.in_vain.is_some() {
-            return;
+        let mut patience_ns = answer_ns(interval_ns, small);
+        if self.answers {
+            patience_ns = patience_ns.max(answer_ns(interval_ns, &self.rtt));
         }
-        let patience_ns = answer_ns(interval_ns, small).max(answer_ns(interval_ns, &self.rtt));
         for sent in &mut self.unanswered {
             if sent.escorted && !sent.missing && now_ns.saturating_sub(sent.at_ns) >= patience_ns {
                 sent.missing = true;
-                if !self.swallows {
+                if self.answers && !self.hopeless {
                     self.gilbert.lost();
                 }
             }
         }
         let missing = self.unanswered.iter().filter(|sent| sent.missing).count() as u64;
-        if missing == 0 || self.swallows {
+        if missing == 0 || self.hopeless {
             return;
         }
-        let enough = self.enough(onset);
-        self.swallows = missing >= enough;
-        self.doubted = !self.swallows && enough <= MOST_MISSING;
-        if self.swallows {
+        let enough = if self.answers { self.enough(onset) } else { IN_VAIN };
+        self.hopeless = missing >= enough;
+        self.doubted = !self.hopeless && enough <= MOST_MISSING;
+        if self.hopeless {
             self.gilbert.interrupt();
         }
     }
 
     /// Whether large packets get lost there, as far as is known.
     pub(super) fn swallows(&self) -> bool {
-        self.swallows
+        self.answers && self.hopeless
     }
 
     /// Missing ones in a row that loss does not explain.
@@ -217,7 +221,7 @@ mod tests {
 
     /// One that answered large probes for as long, the last of them number 99.
     fn answering(share_per_second: f64) -> FullSize {
-        let mut full = FullSize::new(0, PACE, share_per_second);
+        let mut full = FullSize::new(PACE, share_per_second);
         for sequence in 0..100 {
             full.leaves(sequence, 0);
             assert!(full.answered(sequence, NEAR));
@@ -239,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_more_is_lost_the_more_must_be_missing() {
-        let full = FullSize::new(0, PACE, BUDGET);
+        let full = FullSize::new(PACE, BUDGET);
         for (onset, enough) in [
             (CLEAN, 3),
             (0.001, 3),
@@ -255,18 +259,29 @@ mod tests {
 
     #[test]
     fn a_far_end_that_answers_none_is_asked_rarely_and_never_convicted() {
-        let mut full = FullSize::new(0, PACE, BUDGET);
+        let mut full = FullSize::new(PACE, BUDGET);
         let mut left = Vec::new();
         for (now, sequence) in (0..120_000 * MS).step_by(INTERVAL as usize).zip((1..).step_by(2)) {
+            full.judge(now, INTERVAL, &known(), CLEAN);
+            assert!(!full.swallows());
             if full.is_due(true, now) {
                 escorted(&mut full, sequence, now);
                 left.push(now / MS);
             }
-            full.judge(now, INTERVAL, &known(), CLEAN);
-            assert!(!full.swallows());
         }
-        let often: Vec<u64> = (1..=10).map(|n| n * 600).collect();
-        assert_eq!((&left[..10], &left[10..]), (&often[..], &[66_000][..]));
+        let at_first: Vec<u64> = (0..10).map(|n| n * 50).collect();
+        assert_eq!((&left[..10], &left[10..]), (&at_first[..], &[60_450][..]));
+    }
+
+    #[test]
+    fn a_far_end_that_answers_nothing_at_all_is_not_asked_in_haste() {
+        let mut full = FullSize::new(PACE, BUDGET);
+        assert!(full.is_due(true, 0));
+        full.leaves(1, 0);
+        full.judge(500 * MS, INTERVAL, &known(), CLEAN);
+        assert!(!full.is_due(true, 500 * MS) && full.is_due(true, 600 * MS));
+        full.forget();
+        assert!(full.is_due(true, 500 * MS), "that is another network");
     }
 
     #[test]

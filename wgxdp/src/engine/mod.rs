@@ -354,7 +354,7 @@ impl Engine {
                     let schedule = Schedule::new(now_ns, path.pace().interval, index, count);
                     let share = self.settings.share(of_peer(spec));
                     let loss = Loss::new(Gilbert::new(schedule.interval(), share), &spec.objectives);
-                    let full_size = FullSize::new(now_ns, path.pace(), share);
+                    let full_size = FullSize::new(path.pace(), share);
                     Path::new(path, schedule, loss, full_size, &self.settings, now_ns, actions)
                 });
             let paths = paths.collect();

@@ -169,7 +169,7 @@ fn measure_some(row: &Row, load: Load, patience: Duration, numbers: Range<u32>) 
     let carrier = row.carrier.start(&lab)?;
     let knife = Knife {
         cut: row.cut,
-        period: row.carrier.period(),
+        period: row.period(),
         patience,
     };
     let cut_all = || -> Result<Vec<Outage>> {

@@ -1,7 +1,10 @@
 //! What is measured: a row is a carrier and a cut, and one more row is one more entry here.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use wgxdp::config::Profile;
+use wgxdp::engine::Pace;
 
 use super::carrier::{Carrier, Configuration};
 use crate::cut::Cut;
@@ -48,6 +51,16 @@ impl Row {
         match self.cut {
             Cut::MtuBlackhole => Size::FullSize,
             _ => Size::Small,
+        }
+    }
+
+    /// The time after which its carrier's look at the uplinks repeats, by probes of that size.
+    pub(super) fn period(&self) -> Duration {
+        let interval = self.carrier.period();
+        let metered = false;
+        match self.size() {
+            Size::Small => interval,
+            Size::FullSize => Pace { interval, metered }.full_size_period(true),
         }
     }
 }

@@ -34,6 +34,14 @@ fn a_path_that_begins_to_swallow_large_packets_is_left_at_once() {
     }
 }
 
+#[test]
+fn one_that_begins_to_as_soon_as_it_answered_is_left_as_well() {
+    let from = 100 * MS;
+    let mut sim = Sim::new(vec![Net::new(NEAR).swallow(from..EVER), Net::new(NEAR)], true);
+    sim.run(from + FOUND_WITHIN);
+    assert_eq!(sim.arrivals(A, Down).len(), 1);
+}
+
 /// The profile `balanced`, 20 ms away.
 #[test]
 fn probes_of_50_ms_find_it_within_800_ms_wherever_in_their_period_it_begins() {
@@ -58,7 +66,7 @@ fn probes_of_50_ms_find_it_within_800_ms_wherever_in_their_period_it_begins() {
 #[test]
 fn all_is_well_and_a_large_probe_leaves_each_600_ms_or_a_tenth_as_often() {
     let mut sim = Sim::new(vec![Net::new(NEAR), Net::new(NEAR)], true);
-    sim.run(600 * S + INTERVAL);
+    sim.run(600 * S - 1);
     let sent = |path| sim.full_size.iter().filter(|(_, p)| *p == path).count();
     assert_eq!((sent(A), sent(B)), (1000, 100));
 }
