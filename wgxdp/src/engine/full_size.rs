@@ -170,12 +170,12 @@ impl FullSize {
             }
         }
         let missing = self.unanswered.iter().filter(|sent| sent.missing).count() as u64;
-        if missing == 0 || self.hopeless {
+        if self.hopeless {
             return;
         }
         let enough = if self.answers { self.enough(onset) } else { IN_VAIN };
         self.hopeless = missing >= enough;
-        self.doubted = !self.hopeless && enough <= MOST_MISSING;
+        self.doubted = (1..enough).contains(&missing) && enough <= MOST_MISSING;
         if self.hopeless {
             self.gilbert.interrupt();
         }
@@ -337,6 +337,22 @@ mod tests {
         escorted(&mut full, 205, 1200 * MS);
         full.judge(1300 * MS, INTERVAL, &known(), 0.9);
         assert!(!full.is_due(true, 1300 * MS));
+    }
+
+    #[test]
+    fn a_path_that_dies_in_doubt_is_not_asked_in_haste_for_ever() {
+        let mut full = answering(BUDGET);
+        escorted(&mut full, 201, 0);
+        let in_haste = (1..1000).filter(|n| {
+            let now = n * INTERVAL;
+            full.judge(now, INTERVAL, &known(), CLEAN);
+            let in_haste = full.doubted;
+            if full.is_due(true, now) {
+                full.leaves(201 + 2 * *n as u32, now);
+            }
+            in_haste
+        });
+        assert_eq!(in_haste.count(), REMEMBERED);
     }
 
     #[test]
