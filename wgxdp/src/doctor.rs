@@ -168,7 +168,7 @@ fn monthly(kind: ProbeKind, interval: Duration, family: Family, full: u32, role:
     let times = |period: Duration| MONTH.as_secs_f64() / period.as_secs_f64();
     let (small, large) = match kind {
         // A SYN and the RST that follows; never padded.
-        ProbeKind::Tcp => (2 * prober::syn_len(family), 2 * prober::syn_len(family)),
+        ProbeKind::Tcp => (2 * prober::syn_len(family), 0),
         ProbeKind::Icmp | ProbeKind::Stamp => (prober::packet_len(family), full),
     };
     let small = times(pace.interval(in_use)) * f64::from(small);
@@ -185,11 +185,11 @@ mod tests {
     use super::*;
     use crate::config::{Profile, Word};
 
-    /// An IPv4 packet of 44 bytes every 50 ms, and one of 1480 bytes every 250 ms; by TCP two of 44 bytes each time.
+    /// An IPv4 packet of 44 bytes every 50 ms, and one of 1480 bytes every 600 ms; by TCP two of 44 bytes each time.
     #[test]
     fn a_month_of_probes_is_counted_packet_by_packet() {
         let day = 24 * 3600;
-        let expected = 30 * day * (20 * 44 + 4 * 1480);
+        let expected = 30 * day * (20 * 44 * 6 + 10 * 1480) / 6;
         assert_eq!(
             monthly(
                 ProbeKind::Icmp,
@@ -200,7 +200,7 @@ mod tests {
             ),
             expected
         );
-        let expected = 30 * day * (20 * 64 * 10 + 4 * 1500) / 10;
+        let expected = 30 * day * (20 * 64 * 6 + 1500) / 6;
         assert_eq!(
             monthly(
                 ProbeKind::Icmp,
@@ -222,7 +222,7 @@ mod tests {
             ),
             expected
         );
-        let expected = 30 * day * (20 + 4) * (44 + 44);
+        let expected = 30 * day * 20 * (44 + 44);
         assert_eq!(
             monthly(ProbeKind::Tcp, Duration::from_millis(50), Family::V4, 1480, Role::InUse),
             expected

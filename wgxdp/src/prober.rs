@@ -13,7 +13,7 @@ use wgxdp_common::checksum::{finish, sum};
 use wgxdp_common::echo::{HEADER_LEN, PAYLOAD_LEN, Payload, icmp_type};
 use wgxdp_common::id::PathId;
 use wgxdp_common::stamp::in_band::{self, Author, InBand, KeyId};
-use wgxdp_common::stamp::{ErrorEstimate, Timestamp, out_of_band, tlv};
+use wgxdp_common::stamp::{BASE_LEN, ErrorEstimate, Timestamp, out_of_band, tlv};
 use wgxdp_common::tcp;
 
 use crate::mtu::Family;
@@ -145,12 +145,13 @@ impl Prober {
                 send(&self.sockets(address)?.icmp, path, &packet, SocketAddr::new(address, 0))
             }
             Target::Stamp(reflector) => {
-                let packet = out_of_band::probe(path, remembered, nonce).to_bytes();
+                let mut packet = vec![0; payload_len(reflector.ip(), BASE_LEN, len)];
+                let written = out_of_band::probe(path, remembered, nonce).write(&mut packet);
+                written.map_err(|_| io::ErrorKind::InvalidData)?;
                 send(&self.sockets(reflector.ip())?.udp, path, &packet, reflector)
             }
             Target::InBand(endpoint) => {
-                let behind_udp = len.saturating_sub(Family::of(endpoint.ip()).header() + UDP_HEADER) as usize;
-                let packet = in_band_request(path, sequence, behind_udp)?;
+                let packet = in_band_request(path, sequence, payload_len(endpoint.ip(), in_band::LEN, len))?;
                 send(&self.sockets(endpoint.ip())?.udp, path, &packet, endpoint)
             }
             Target::Tcp(target) => {
@@ -170,7 +171,17 @@ impl Prober {
     }
 }
 
-/// What `steer` takes for a request: it adds who asks, when, and what was heard. Padded to `len` bytes if it has less.
+/// Bytes of a datagram's payload that makes an IP packet to `target` of `len` bytes, or is `least` if that leaves no room for padding.
+fn payload_len(target: IpAddr, least: usize, len: u32) -> usize {
+    let padded = len.saturating_sub(Family::of(target).header() + UDP_HEADER) as usize;
+    if padded >= least + tlv::HEADER_LEN {
+        padded
+    } else {
+        least
+    }
+}
+
+/// What `steer` takes for a request of `len` bytes: it adds who asks, when, and what was heard.
 fn in_band_request(path: PathId, sequence: u32, len: usize) -> io::Result<Vec<u8>> {
     let nobody = Author {
         key_id: KeyId::default(),
@@ -178,8 +189,7 @@ fn in_band_request(path: PathId, sequence: u32, len: usize) -> io::Result<Vec<u8
         report: None,
         error: ErrorEstimate::UNKNOWN,
     };
-    let padded = len >= in_band::LEN + tlv::HEADER_LEN;
-    let mut packet = vec![0; if padded { len } else { in_band::LEN }];
+    let mut packet = vec![0; len];
     let request = InBand::request(sequence, Timestamp::default(), path, nobody);
     request.write(&mut packet).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(packet)
@@ -201,7 +211,10 @@ impl Sockets {
         )?;
         // What is left of it is an in-band answer's: it must be enough for two ways.
         match source {
-            IpAddr::V4(_) => udp.set_ttl_v4(u8::MAX.into())?,
+            IpAddr::V4(_) => {
+                udp.set_ttl_v4(u8::MAX.into())?;
+                allow_fragments(&udp)?;
+            }
             IpAddr::V6(_) => udp.set_unicast_hops_v6(u8::MAX.into())?,
         }
         udp.bind(&address.into())?;
@@ -237,18 +250,22 @@ fn icmp_socket(source: IpAddr) -> io::Result<Socket> {
         return Err(io::Error::last_os_error());
     }
     if source.is_ipv4() {
-        let whole: libc::c_int = libc::IP_PMTUDISC_DONT;
-        let (option, len) = ((&raw const whole).cast(), size_of_val(&whole) as libc::socklen_t);
-        // As the kernel's WireGuard sends its packets: who cannot forward a large one may cut it up.
-        // SAFETY: an integer of that length, which the pointer covers.
-        let result =
-            unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, option, len) };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        allow_fragments(&socket)?;
     }
     socket.bind(&SocketAddr::new(source, 0).into())?;
     Ok(socket)
+}
+
+/// As the kernel's WireGuard sends its packets over IPv4: who cannot forward a large one may cut it up.
+fn allow_fragments(socket: &Socket) -> io::Result<()> {
+    let whole: libc::c_int = libc::IP_PMTUDISC_DONT;
+    let (option, len) = ((&raw const whole).cast(), size_of_val(&whole) as libc::socklen_t);
+    // SAFETY: an integer of that length, which the pointer covers.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, option, len) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// RFC 792, RFC 4443 section 4.1. The kernel fills in ICMPv6's checksum, which covers addresses that it chooses.
@@ -273,6 +290,19 @@ fn echo_request(v6: bool, ident: u16, sequence: u16, payload: Payload, len: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_datagram_is_padded_to_the_packet_s_size_if_that_leaves_room_for_a_tlv() {
+        let (v4, v6) = (
+            IpAddr::from([192, 0, 2, 1]),
+            IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+        );
+        assert_eq!(payload_len(v4, BASE_LEN, 1480), 1480 - 28);
+        assert_eq!(payload_len(v6, BASE_LEN, 1480), 1480 - 48);
+        assert_eq!(payload_len(v4, BASE_LEN, 28 + 48), 48);
+        assert_eq!(payload_len(v4, BASE_LEN, 28 + 47), BASE_LEN);
+        assert_eq!(payload_len(v4, BASE_LEN, 0), BASE_LEN);
+    }
 
     #[test]
     fn an_echo_request_sums_to_zero_and_an_icmpv6_one_is_left_to_the_kernel() {

@@ -51,6 +51,7 @@ pub(crate) fn bench(args: BenchArgs) -> Result<()> {
     let compares = args.name.as_deref().is_none_or(|name| name == COMPARISON);
     let mut words = vec!["bench".to_owned()];
     words.extend(args.name);
+    words.extend(args.only.into_iter().flat_map(|part| ["--only".into(), part]));
     words.extend(args.quick.then(|| "--quick".into()));
     words.extend(args.json.then(|| "--json".into()));
     if args.vm {

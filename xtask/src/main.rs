@@ -33,6 +33,8 @@ Examples:
   cargo xtask test --only vm --kernel 6.1 -- blackhole
                                        tests with `blackhole` in their name, on Linux 6.1 in QEMU
   cargo xtask bench --quick            every benchmark, briefly
+  cargo xtask bench failover --only mtu
+                                       the rows of one benchmark with `mtu` in their names
   cargo xtask bench throughput --vm --kernel 6.12
                                        with the kernel's WireGuard, in QEMU";
 
@@ -105,6 +107,9 @@ struct TestArgs {
 struct BenchArgs {
     /// One benchmark alone; without it, all
     name: Option<String>,
+    /// Of the benchmark `failover`, only the rows with this in their names
+    #[arg(long, value_name = "SUBSTRING", requires = "name")]
+    only: Option<String>,
     /// Fewer samples: under a minute for each benchmark
     #[arg(long)]
     quick: bool,

@@ -116,15 +116,20 @@ impl Benchmark {
         }
     }
 
-    /// Runs it. `progress` gets a line now and then.
+    /// Whether it measures rows, of which some can be measured alone.
+    pub fn has_rows(self) -> bool {
+        self == Self::Failover
+    }
+
+    /// Runs it; where it [has rows](Self::has_rows), those with `only` in their names. `progress` gets a line now and then.
     ///
     /// # Errors
-    /// The laboratory could not be raised, something in it failed, or the run was interrupted.
-    pub fn run(self, scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
+    /// The laboratory could not be raised, something in it failed, there is no such row, or the run was interrupted.
+    pub fn run(self, scale: Scale, only: &str, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
         match self {
             Self::Clients => clients::run(scale, progress),
             Self::Detection => detection::run(scale, progress),
-            Self::Failover => failover::run(scale, progress),
+            Self::Failover => failover::run(scale, only, progress),
             Self::Gap => gap::run(scale, progress),
             Self::GapScale => gap_scale::run(scale, progress),
             Self::Probing => probing::run(scale, progress),

@@ -6,7 +6,7 @@
 //! `until_ns` and end after `from_ns`.
 //!
 //! **Lost** is what was sent in the window and has not arrived by `now_ns`. **Duplicated** is every arrival of a number
-//! that had arrived before. **Reordered** is every first arrival with a number below one that arrived before it (RFC
+//! that had arrived before. **Lost in a row** is the longest row of numbers of which all are lost: what one interruption cost, be the sender ever so irregular while it lasted. **Reordered** is every first arrival with a number below one that arrived before it (RFC
 //! 4737).
 //!
 //! **Gap** is the longest silence that the receiver heard although the sender spoke. After an arrival at time *a*, let
@@ -44,6 +44,8 @@ pub struct Report {
     pub sent: u64,
     /// Of these, packets that never arrived.
     pub lost: u64,
+    /// The longest row of lost packets, none of which arrived in between.
+    pub lost_in_a_row: u64,
     /// Of these, packets that arrived after a later one.
     pub reordered: u64,
     /// Of these, arrivals too many.
@@ -62,6 +64,7 @@ impl Report {
         Self {
             sent: self.sent + other.sent,
             lost: self.lost + other.lost,
+            lost_in_a_row: self.lost_in_a_row.max(other.lost_in_a_row),
             reordered: self.reordered + other.reordered,
             duplicated: self.duplicated + other.duplicated,
             gap: self.gap.max(other.gap),
@@ -109,8 +112,10 @@ pub fn analyse(sent: &[u64], arrivals: &[Arrival], window: Window) -> Report {
         report.silent = true;
     }
     let is_lost = |seq: &usize| seen.get(*seq) == Some(&false);
-    let last_lost = covered.rev().find(is_lost).and_then(|seq| sent.get(seq));
+    let last_lost = covered.clone().rev().find(is_lost).and_then(|seq| sent.get(seq));
     report.last_lost_ns = last_lost.copied().unwrap_or(0);
+    let rows = seen.get(covered).unwrap_or_default().split(|arrived| *arrived);
+    report.lost_in_a_row = rows.map(|row| row.len() as u64).max().unwrap_or(0);
     report
 }
 
@@ -204,6 +209,7 @@ mod tests {
         let arrivals = arriving(&sent, (0..40).chain(60..100), MS / 4);
         let report = analyse(&sent, &arrivals, window(10, 90, 100));
         assert_eq!((report.sent, report.lost, report.silent), (80, 20, false));
+        assert_eq!(report.lost_in_a_row, 20);
         assert_eq!(report.last_lost_ns, 59 * MS);
         assert_eq!(report.gap, Duration::from_micros(20_250));
     }
@@ -227,6 +233,31 @@ mod tests {
         let arrivals = arriving(&sent, (0..20).chain(21..100), MS / 4);
         let report = analyse(&sent, &arrivals, window(10, 120, 130));
         assert_eq!((report.lost, report.gap), (1, Duration::from_micros(1_250)));
+    }
+
+    #[test]
+    fn a_loss_that_goes_on_after_the_return_is_a_row_of_its_own() {
+        let sent = every_ms(100);
+        let arrivals = arriving(&sent, (0..40).chain(60..65).chain(75..100), MS / 4);
+        let report = analyse(&sent, &arrivals, window(10, 90, 100));
+        assert_eq!((report.lost, report.lost_in_a_row), (30, 20));
+        assert_eq!(report.gap, Duration::from_micros(20_250));
+        // Of a row that began before the window what it covers counts.
+        let report = analyse(&sent, &arrivals, window(50, 90, 100));
+        assert_eq!((report.lost, report.lost_in_a_row), (20, 10));
+    }
+
+    /// Its backlog goes into the gap: more is lost than falls due while the receiver hears nothing, and all the same nothing is lost but in the gap.
+    #[test]
+    fn a_sender_that_catches_up_in_the_gap_loses_one_row() {
+        let mut sent = every_ms(100);
+        for late in sent.iter_mut().take(50).skip(40) {
+            *late = 50 * MS;
+        }
+        let arrivals = arriving(&sent, (0..40).chain(60..100), MS / 4);
+        let report = analyse(&sent, &arrivals, window(10, 90, 100));
+        assert_eq!((report.lost, report.lost_in_a_row), (20, 20));
+        assert_eq!(report.gap, Duration::from_micros(10_250));
     }
 
     #[test]

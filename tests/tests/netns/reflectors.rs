@@ -17,6 +17,7 @@ use wgxdp_tests::topology::{Family, Lab};
 
 use crate::outlives::cut_and_heal;
 use crate::scene::Scene;
+use crate::swallows::narrow_and_widen;
 use crate::{BOUND, alone};
 
 fn stamp_suite() -> Result<PathBuf> {
@@ -76,8 +77,25 @@ fn probe(sequence: u32) -> SenderPacket {
     }
 }
 
-/// The hub's kernel is silent, so that nothing but the reflector answers.
-fn outlives_a_blackhole(family: Family, reflector: fn(&Host, IpAddr) -> Result<Command>) -> Result<()> {
+/// Sequence number and length of the first answer that comes but those to what [`await_answers`] sent.
+fn first_answer(socket: &UdpSocket) -> Result<(u32, usize)> {
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(BOUND))?;
+    let mut received = [0; 2 * 1024];
+    loop {
+        let len = socket.recv(&mut received)?;
+        let base = received[..len]
+            .first_chunk()
+            .context("an answer is shorter than any probe")?;
+        match ReflectorPacket::from_bytes(base).sender_sequence {
+            0 => {}
+            sequence => return Ok((sequence, len)),
+        }
+    }
+}
+
+/// The hub's kernel is silent, so that nothing but the reflector answers, small probes and large ones.
+fn keeps_a_tunnel_alive(family: Family, reflector: fn(&Host, IpAddr) -> Result<Command>) -> Result<()> {
     let lab = Lab::raise(family)?;
     lab.hub.sysctl(&[
         ("net/ipv4/icmp_echo_ignore_all", "1"),
@@ -85,12 +103,19 @@ fn outlives_a_blackhole(family: Family, reflector: fn(&Host, IpAddr) -> Result<C
     ])?;
     let address = lab.hub_endpoint().ip();
     let _reflector = start(reflector(&lab.hub, address)?)?;
-    await_answers(&lab.hub, address)?;
+    let socket = await_answers(&lab.hub, address)?;
+    let mut large = [0; 1400];
+    ensure!(probe(1).write(&mut large).is_ok(), "a large probe cannot be written");
+    socket.send(&large)?;
+    let answer = first_answer(&socket)?;
+    ensure!(answer == (1, large.len()), "the large probe was answered by {answer:?}");
     let settings = Settings {
         probe: "kind = \"stamp\", port = 862",
         ..Settings::default()
     };
-    cut_and_heal(&mut Scene::raise_in(lab, &settings)?, Cut::Blackhole)
+    let mut scene = Scene::raise_in(lab, &settings)?;
+    cut_and_heal(&mut scene, Cut::Blackhole)?;
+    narrow_and_widen(&mut scene)
 }
 
 #[test]
@@ -98,7 +123,7 @@ fn probes_to_somebody_elses_reflector_keep_a_tunnel_alive() -> Result<()> {
     let Some(_alone) = alone("stamp-suite as reflector") else {
         return Ok(());
     };
-    outlives_a_blackhole(Family::V4, theirs)
+    keeps_a_tunnel_alive(Family::V4, theirs)
 }
 
 #[test]
@@ -106,7 +131,7 @@ fn probes_to_our_reflector_keep_a_tunnel_alive() -> Result<()> {
     let Some(_alone) = alone("wgxdp reflect") else {
         return Ok(());
     };
-    outlives_a_blackhole(Family::V6, ours)
+    keeps_a_tunnel_alive(Family::V6, ours)
 }
 
 /// A host of its own with our reflector on its loopback address.
@@ -175,9 +200,6 @@ fn our_reflector_answers_at_equal_size_and_nothing_but_probes() -> Result<()> {
         return Ok(());
     };
     let (_host, _reflector, socket) = reflecting(IpAddr::from([127, 0, 0, 1]))?;
-    // Answers to what `await_answers` sent may still be on their way: those have number 0.
-    socket.set_nonblocking(false)?;
-    socket.set_read_timeout(Some(BOUND))?;
     let answer = ReflectorPacket::answering(probe(1), 64, Timestamp(1), Timestamp(2), ErrorEstimate::UNKNOWN);
     let corrupt = SenderPacket {
         error: ErrorEstimate(0),
@@ -193,21 +215,10 @@ fn our_reflector_answers_at_equal_size_and_nothing_but_probes() -> Result<()> {
     ] {
         socket.send(datagram)?;
     }
-    let mut received = [0; 2 * 1024];
-    loop {
-        let len = socket.recv(&mut received)?;
-        let base = received[..len]
-            .first_chunk()
-            .context("an answer is shorter than any probe")?;
-        match ReflectorPacket::from_bytes(base).sender_sequence {
-            0 => {}
-            sequence => {
-                ensure!(
-                    (sequence, len) == (3, large.len()),
-                    "probe {sequence} was answered with {len} bytes"
-                );
-                return Ok(());
-            }
-        }
-    }
+    let (sequence, len) = first_answer(&socket)?;
+    ensure!(
+        (sequence, len) == (3, large.len()),
+        "probe {sequence} was answered with {len} bytes"
+    );
+    Ok(())
 }

@@ -30,6 +30,7 @@
 //!
 //! Integers are big-endian, but for the tag, which is little-endian as SipHash writes it.
 
+use super::tlv::DoesNotFit;
 use super::{BASE_LEN, ErrorEstimate, Timestamp, tlv};
 use crate::id::PathId;
 use crate::siphash::{self, Key};
@@ -377,23 +378,14 @@ impl InBand {
     /// # Errors
     /// It does not fit, or the rest is too short for a TLV.
     pub fn write(&self, payload: &mut [u8]) -> Result<(), DoesNotFit> {
-        let (head, padding) = payload.split_first_chunk_mut::<LEN>().ok_or(DoesNotFit)?;
-        if let Some((header, value)) = padding.split_first_chunk_mut() {
-            *header = tlv::header(tlv::kind::PADDING, u16::try_from(value.len()).map_err(|_| DoesNotFit)?);
-            value.fill(0);
-        } else if !padding.is_empty() {
-            return Err(DoesNotFit);
-        }
+        let (head, behind) = payload.split_first_chunk_mut::<LEN>().ok_or(DoesNotFit)?;
+        tlv::pad(behind)?;
         for (bytes, word) in head.chunks_exact_mut(8).zip(self.words()) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
         Ok(())
     }
 }
-
-/// No probe is of that length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DoesNotFit;
 
 #[cfg(test)]
 mod tests;

@@ -132,6 +132,16 @@ impl SenderPacket {
         opening(self.sequence, self.timestamp, self.error, self.session)
     }
 
+    /// Fills `payload`: what the packet does not need is padding, of which there are at least [`tlv::HEADER_LEN`] bytes if there are any.
+    ///
+    /// # Errors
+    /// It does not fit, or the rest is too short for a TLV.
+    pub fn write(self, payload: &mut [u8]) -> Result<(), tlv::DoesNotFit> {
+        let (base, behind) = payload.split_first_chunk_mut::<BASE_LEN>().ok_or(tlv::DoesNotFit)?;
+        *base = self.to_bytes();
+        tlv::pad(behind)
+    }
+
     /// From a datagram's payload; what follows the first [`BASE_LEN`] bytes are TLVs.
     ///
     /// A receiver ought to ignore what must be zero (RFC 8762, section 4.2.1). It is looked at all the same: nothing else tells a reflector's packet from a

@@ -100,6 +100,18 @@ fn a_reflector_marks_what_it_does_not_understand_and_what_is_malformed() {
     );
 }
 
+#[test]
+fn a_senders_packet_fills_its_length_with_one_padding_tlv() {
+    let mut payload = [0xff; BASE_LEN + HEADER_LEN + 3];
+    assert_eq!(sender().write(&mut payload), Ok(()));
+    assert_eq!(SenderPacket::parse(&payload), Ok(sender()));
+    assert_eq!(payload[BASE_LEN..], *b"\x80\x01\x00\x03\0\0\0");
+    assert_eq!(sender().write(&mut payload[..BASE_LEN]), Ok(()));
+    for len in [BASE_LEN - 1, BASE_LEN + 1, BASE_LEN + HEADER_LEN - 1] {
+        assert_eq!(sender().write(&mut payload[..len]), Err(tlv::DoesNotFit), "{len}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_senders_packet_survives_the_wire_whatever_follows(sequence: u32, time: u64, error in 1_u16..256, session: u16, behind: Vec<u8>) {

@@ -37,6 +37,24 @@ pub const fn header(kind: u8, len: u16) -> [u8; HEADER_LEN] {
     [flag::UNRECOGNISED, kind, high, low]
 }
 
+/// No packet is of that length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoesNotFit;
+
+/// Makes what follows a packet one Extra Padding TLV, of zeros; nothing of nothing.
+///
+/// # Errors
+/// It is shorter than a TLV's header, or longer than a TLV may be.
+pub fn pad(behind: &mut [u8]) -> Result<(), DoesNotFit> {
+    if behind.is_empty() {
+        return Ok(());
+    }
+    let (head, value) = behind.split_first_chunk_mut().ok_or(DoesNotFit)?;
+    *head = header(kind::PADDING, u16::try_from(value.len()).map_err(|_| DoesNotFit)?);
+    value.fill(0);
+    Ok(())
+}
+
 /// One TLV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tlv<'a> {

@@ -234,6 +234,7 @@ impl PeerPlan {
             uplink: path.uplink,
             interval: self.interval,
             metered: is_metered(path.uplink),
+            padded: self.kind != ProbeKind::Tcp,
         };
         PeerSpec {
             id,

@@ -5,7 +5,7 @@ use std::mem::size_of;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use aya::Pod;
 use aya::maps::MapData;
@@ -120,20 +120,17 @@ impl<T: Pod> Table<T> {
         unsafe { AtomicU64::from_ptr(self.word(index, &field)) }.load(Ordering::Acquire)
     }
 
-    /// Stores one 64-bit or 32-bit word; what was written before is visible to whoever sees it.
+    /// Stores a word of 64, 32 or 16 bits; what was written before is visible to whoever sees it.
     pub(crate) fn store<W: Pod>(&self, index: u32, field: Field<T, W>, value: W) {
-        const { assert!(size_of::<W>() == 8 || size_of::<W>() == 4) };
+        const { assert!(matches!(size_of::<W>(), 2 | 4 | 8)) };
         let word = self.word(index, &field);
-        if size_of::<W>() == 8 {
-            // SAFETY: `W` is plain data of 8 bytes.
-            let value = unsafe { std::mem::transmute_copy::<W, u64>(&value) };
-            // SAFETY: as in `load_word`.
-            unsafe { AtomicU64::from_ptr(word.cast()) }.store(value, Ordering::Release);
-        } else {
-            // SAFETY: `W` is plain data of 4 bytes.
-            let value = unsafe { std::mem::transmute_copy::<W, u32>(&value) };
-            // SAFETY: as in `load_word`.
-            unsafe { AtomicU32::from_ptr(word.cast()) }.store(value, Ordering::Release);
+        // SAFETY: `W` is plain data of so many bytes; the rest is as in `load_word`.
+        unsafe {
+            match size_of::<W>() {
+                8 => AtomicU64::from_ptr(word.cast()).store(std::mem::transmute_copy(&value), Ordering::Release),
+                4 => AtomicU32::from_ptr(word.cast()).store(std::mem::transmute_copy(&value), Ordering::Release),
+                _ => AtomicU16::from_ptr(word.cast()).store(std::mem::transmute_copy(&value), Ordering::Release),
+            }
         }
     }
 }

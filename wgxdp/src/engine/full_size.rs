@@ -1,34 +1,49 @@
 //! Full-size probes: a path that answers small packets and swallows large ones is not live.
 //!
-//! Besides the others a probe as large as the tunnel's largest packet leaves by each path now and then ([`Pace::full_size_period`]). It is **missing** once it was not
-//! answered for as long as a path may be silent, while the path proved itself by smaller ones since, and the path **swallows** large packets once so many are missing in a
-//! row that loss alone would explain it less than once a week:
+//! Now and then ([`Pace::full_size_period`]) a probe as large as the tunnel's largest packet leaves right behind a small one. It is **missing** if it is not answered in the time
+//! that an answer may take, SRTT + m ([`answer_ns`], by the round trips of small or of large probes, whichever are slower), while the small one before it was. After the first
+//! missing one another leaves with each small one, and the path **swallows** large packets once K are missing in a row:
 //!
 //! ```text
-//!   weekly probes × loss^K ≤ 1   ⇒   K = ln(weekly probes) / ln(1 / loss)        K ≥ 3
-//!
-//!   loss      0 %   1 %   5 %   20 %   50 %        of a probe each 250 ms, which are 2.4 million a week
-//!   K           3     4     5     10     22
+//!   small     ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏ ▏       a clean path, a probe each 50 ms:  at the latest 600 ms + 3 × 50 ms after the cut,
+//!   large     ▌                       ▌ ▌ ▌                                          if an answer takes less than an interval
+//!              ╳ cut                  1 2 3 swallows
 //! ```
 //!
-//! - Bursts of loss swallow small probes, too; between two full-size ones there are five.
-//! - A far end that never answered a large probe is not convicted for it: some hosts do not. After [`IN_VAIN`] it is asked once each [`RARELY`].
-//! - One answer clears the path. Their round trips are not counted with the others': large packets take longer.
+//! # How many
+//! To be missing once a probe must be lost right behind one that was not. That is the step from good to bad of the path's Gilbert model (see [`gilbert`](super::gilbert)), with
+//! chance p, whether losses come in bursts or not: a burst takes the small one, too, and then nothing is said. So with `b` false verdicts allowed in the time `T`, which are a tenth of those
+//! that silence may cost, and a large probe each period `P`
 //!
-//! So with the default profile an MTU black hole beyond a clean path is found within 3 × 250 ms + `dead_after`, and the time to the next probe.
+//! ```text
+//!   pᴷ · T / P  ≤  b        ⇔        K  ≥  ln(T / (b P)) / ln(1 / p)        K ≥ 3
+//!
+//!   loss    0 %   0.1 %   1 %   5 %   20 %        P = 600 ms, one of two paths in a budget of one verdict a week
+//!   K         3       3     4     6     11
+//! ```
+//!
+//! Large packets may get lost more often than small ones, by bit errors and by full queues. So they have a Gilbert model of their own, and K is what either asks for. What ended in a
+//! conviction teaches it nothing. Of a path that would have to miss more than [`MOST_MISSING`] nothing is said.
+//!
+//! A far end that never answered a large probe is not convicted for it: some hosts and reflectors do not. It is asked at once, in haste for as long as the answer is missing, and once
+//! [`IN_VAIN`] are missing once each [`RARELY`]. One answer clears the path.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::loss::unexplained;
+use super::gilbert::Gilbert;
 use super::pace::Pace;
+use super::rtt::Rtt;
+use super::thresholds::answer_ns;
 
-/// Fewer missing ones prove nothing.
-const LEAST_MISSING: u32 = 3;
-/// Unanswered ones that are remembered. Of a path that loses so much that more would have to be missing nothing is said.
-const REMEMBERED: usize = 32;
-/// Full-size probes that a path is sent before it is taken for one that does not answer them.
-const IN_VAIN: u32 = 10;
+/// Of the false verdicts that silence may cost, how many these may cost besides.
+const SHARE: f64 = 0.1;
+/// A path that loses so much that more would have to be missing is not judged.
+const MOST_MISSING: u64 = 32;
+/// Unanswered ones that are remembered, be they missing or not.
+const REMEMBERED: usize = 64;
+/// So many missing before any was answered: the far end does not answer them.
+const IN_VAIN: u64 = 10;
 /// How often such a path is asked all the same.
 const RARELY: Duration = Duration::from_secs(60);
 
@@ -36,40 +51,61 @@ const RARELY: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(super) struct FullSize {
     pace: Pace,
-    asked_ns: u64,
+    /// False verdicts in a second.
+    allowed_per_second: f64,
+    asked_ns: Option<u64>,
     /// Those that left after the last one that was answered, oldest first.
     unanswered: VecDeque<Sent>,
-    /// Those that left before any was answered; `None`: one was.
-    in_vain: Option<u32>,
-    swallows: bool,
+    /// One was answered.
+    answers: bool,
+    /// Some are missing, and not yet enough.
+    doubted: bool,
+    /// Enough are.
+    hopeless: bool,
+    rtt: Rtt,
+    gilbert: Gilbert,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     sequence: u32,
     at_ns: u64,
+    /// The small one before it was answered.
+    escorted: bool,
+    missing: bool,
 }
 
 impl FullSize {
-    pub(super) fn new(start_ns: u64, pace: Pace) -> Self {
+    /// Of a path whose silence may be taken for its death so many times a second.
+    pub(super) fn new(pace: Pace, share_per_second: f64) -> Self {
+        let allowed_per_second = SHARE * share_per_second;
         Self {
             pace,
-            asked_ns: start_ns,
+            allowed_per_second,
+            asked_ns: None,
             unanswered: VecDeque::new(),
-            in_vain: Some(0),
-            swallows: false,
+            answers: false,
+            doubted: false,
+            hopeless: false,
+            rtt: Rtt::default(),
+            gilbert: Gilbert::new(pace.full_size_period(true), allowed_per_second),
         }
     }
 
-    /// Whether it is time for the next one, on a path that is in use or stands by.
+    /// Whether the next one is to leave with the small one that leaves now, on a path that is in use or stands by. If the last one was a little late, this one is not late by
+    /// an interval for that.
     pub(super) fn is_due(&self, in_use: bool, now_ns: u64) -> bool {
-        let rarely = self.in_vain.is_some_and(|in_vain| in_vain >= IN_VAIN);
-        let pause = if rarely { RARELY } else { Duration::ZERO };
-        let period = self.pace.full_size_period(in_use).max(pause);
-        now_ns.saturating_sub(self.asked_ns) >= period.as_nanos() as u64
+        let pause = if self.hopeless && !self.answers {
+            RARELY
+        } else {
+            Duration::ZERO
+        };
+        let period = self.pace.full_size_period(in_use).max(pause) - self.pace.interval / 4;
+        let is_time = |asked_ns| now_ns.saturating_sub(asked_ns) >= period.as_nanos() as u64;
+        self.doubted || self.asked_ns.is_none_or(is_time)
     }
 
-    /// One leaves now.
+    /// One leaves now, and the small one before it had the sequence number before its own.
     pub(super) fn leaves(&mut self, sequence: u32, now_ns: u64) {
         if self.unanswered.len() == REMEMBERED {
             self.unanswered.pop_front();
@@ -77,133 +113,325 @@ impl FullSize {
         self.unanswered.push_back(Sent {
             sequence,
             at_ns: now_ns,
+            escorted: false,
+            missing: false,
         });
-        self.in_vain = self.in_vain.map(|in_vain| in_vain.saturating_add(1));
-        self.asked_ns = now_ns;
+        self.asked_ns = Some(now_ns);
     }
 
-    /// Whether a probe that is on its way is one of these.
-    pub(super) fn is_one(&self, sequence: u32) -> bool {
-        self.unanswered.iter().any(|sent| sent.sequence == sequence)
+    /// A probe left at last; whether it was one of these.
+    pub(super) fn sent(&mut self, sequence: u32, at_ns: u64) -> bool {
+        let sent = self.unanswered.iter_mut().find(|sent| sent.sequence == sequence);
+        sent.map(|sent| sent.at_ns = at_ns).is_some()
     }
 
     /// One did not leave after all; whether it was one.
     pub(super) fn failed(&mut self, sequence: u32) -> bool {
-        let was_one = self.is_one(sequence);
+        let before = self.unanswered.len();
         self.unanswered.retain(|sent| sent.sequence != sequence);
-        was_one
+        self.unanswered.len() < before
     }
 
     /// An answer came; whether it was to one of these. What left before it is not missing in a row any more.
-    pub(super) fn answered(&mut self, sequence: u32) -> bool {
-        let place = self.unanswered.iter().position(|sent| sent.sequence == sequence);
-        let Some(place) = place else { return false };
+    pub(super) fn answered(&mut self, sequence: u32, rtt: Duration) -> bool {
+        let Some(place) = self.unanswered.iter().position(|sent| sent.sequence == sequence) else {
+            let behind = sequence.wrapping_add(1);
+            let behind = self.unanswered.iter_mut().find(|sent| sent.sequence == behind);
+            _ = behind.map(|sent| sent.escorted = true);
+            return false;
+        };
         self.unanswered.drain(..=place);
-        self.in_vain = None;
-        self.swallows = false;
+        (self.answers, self.doubted, self.hopeless) = (true, false, false);
+        self.rtt.sample(rtt);
+        self.gilbert.answered(1);
         true
-    }
-
-    /// The path changed its state: what is missing so far has another reason, or was counted.
-    pub(super) fn restart(&mut self) {
-        self.unanswered.clear();
     }
 
     /// The uplink may lead through another network now.
     pub(super) fn forget(&mut self) {
-        self.restart();
-        self.in_vain = Some(0);
-        self.swallows = false;
+        self.asked_ns = None;
+        self.unanswered.clear();
+        (self.answers, self.doubted, self.hopeless) = (false, false, false);
+        self.gilbert.interrupt();
     }
 
-    /// Counts what is missing on a path that last proved itself at `proof_ns`, may be silent for `patience_ns`, and loses `loss_ppm` of its other probes.
-    pub(super) fn judge(&mut self, now_ns: u64, proof_ns: u64, patience_ns: u64, loss_ppm: u32) {
-        let is_missing = |sent: &&Sent| sent.at_ns < proof_ns && now_ns.saturating_sub(sent.at_ns) >= patience_ns;
-        let missing = self.unanswered.iter().filter(is_missing).count();
-        let convicted =
-            self.in_vain.is_none() && missing >= enough(loss_ppm, self.pace.full_size_period(true)) as usize;
-        self.swallows |= convicted;
+    /// Counts what is missing on a path that is asked each `interval_ns`, and whose small probes take `small` and are lost behind an answered one with the chance `onset`.
+    pub(super) fn judge(&mut self, now_ns: u64, interval_ns: u64, small: &Rtt, onset: f64) {
+        let mut patience_ns = answer_ns(interval_ns, small);
+        if self.answers {
+            patience_ns = patience_ns.max(answer_ns(interval_ns, &self.rtt));
+        }
+        for sent in &mut self.unanswered {
+            if sent.escorted && !sent.missing && now_ns.saturating_sub(sent.at_ns) >= patience_ns {
+                sent.missing = true;
+                if self.answers && !self.hopeless {
+                    self.gilbert.lost();
+                }
+            }
+        }
+        let missing = self.unanswered.iter().filter(|sent| sent.missing).count() as u64;
+        if self.hopeless {
+            return;
+        }
+        let enough = if self.answers { self.enough(onset) } else { IN_VAIN };
+        self.hopeless = missing >= enough;
+        self.doubted = (1..enough).contains(&missing) && enough <= MOST_MISSING;
+        if self.hopeless {
+            self.gilbert.interrupt();
+        }
     }
 
     /// Whether large packets get lost there, as far as is known.
     pub(super) fn swallows(&self) -> bool {
-        self.swallows
+        self.answers && self.hopeless
     }
-}
 
-/// Missing ones in a row that loss does not explain.
-fn enough(loss_ppm: u32, period: Duration) -> u32 {
-    unexplained(loss_ppm, period).max(LEAST_MISSING)
+    /// Missing ones in a row that loss does not explain.
+    fn enough(&self, onset: f64) -> u64 {
+        let allowed = self.allowed_per_second * self.pace.full_size_period(true).as_secs_f64();
+        // With nothing but loss that is infinite: the cast saturates.
+        let by_small = (-allowed.ln() / (1.0 / onset).ln()).ceil() as u64;
+        by_small.max(self.gilbert.needed())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::WEEK;
+    use super::super::montecarlo::{Channel, Random};
     use super::*;
 
     const MS: u64 = 1_000_000;
+    const INTERVAL: u64 = 50 * MS;
     const PACE: Pace = Pace {
-        interval: Duration::from_millis(50),
+        interval: Duration::from_nanos(INTERVAL),
         metered: false,
     };
+    const NEAR: Duration = Duration::from_millis(20);
+    /// One of two paths in a budget of one verdict a week.
+    const BUDGET: f64 = 0.5 / WEEK;
+    const CLEAN: f64 = 1e-5;
+
+    /// Of small probes.
+    fn known() -> Rtt {
+        let mut rtt = Rtt::default();
+        (0..100).for_each(|_| rtt.sample(NEAR));
+        rtt
+    }
+
+    /// One that answered large probes for as long, the last of them number 99.
+    fn answering(share_per_second: f64) -> FullSize {
+        let mut full = FullSize::new(PACE, share_per_second);
+        for sequence in 0..100 {
+            full.leaves(sequence, 0);
+            assert!(full.answered(sequence, NEAR));
+        }
+        full
+    }
+
+    /// One leaves, and the small one before it is answered.
+    fn escorted(full: &mut FullSize, sequence: u32, at_ns: u64) {
+        full.leaves(sequence, at_ns);
+        assert!(!full.answered(sequence - 1, NEAR), "a small one");
+    }
+
+    fn judged(full: &FullSize, now_ns: u64) -> bool {
+        let mut full = full.clone();
+        full.judge(now_ns, INTERVAL, &known(), CLEAN);
+        full.swallows()
+    }
 
     #[test]
     fn the_more_is_lost_the_more_must_be_missing() {
-        let rows = [
-            (0, 3),
-            (1, 3),
-            (10_000, 4),
-            (50_000, 5),
-            (200_000, 10),
-            (500_000, 22),
-            (900_000, 140),
-            (1_000_000, u32::MAX),
-        ];
-        for (loss_ppm, missing) in rows {
-            assert_eq!(enough(loss_ppm, PACE.full_size_period(true)), missing, "{loss_ppm} ppm");
+        let full = FullSize::new(PACE, BUDGET);
+        for (onset, enough) in [
+            (CLEAN, 3),
+            (0.001, 3),
+            (0.01, 4),
+            (0.05, 6),
+            (0.2, 11),
+            (0.5, 25),
+            (1.0, u64::MAX),
+        ] {
+            assert_eq!(full.enough(onset), enough, "{onset}");
         }
     }
 
     #[test]
     fn a_far_end_that_answers_none_is_asked_rarely_and_never_convicted() {
-        let mut full = FullSize::new(0, PACE);
+        let mut full = FullSize::new(PACE, BUDGET);
         let mut left = Vec::new();
-        for now in (0..120_000).step_by(50).map(|ms| ms * MS) {
+        for (now, sequence) in (0..120_000 * MS).step_by(INTERVAL as usize).zip((1..).step_by(2)) {
+            full.judge(now, INTERVAL, &known(), CLEAN);
+            assert!(!full.swallows());
             if full.is_due(true, now) {
-                full.leaves(left.len() as u32, now);
+                escorted(&mut full, sequence, now);
                 left.push(now / MS);
             }
-            full.judge(now, now, 160 * MS, 0);
-            assert!(!full.swallows());
         }
-        assert_eq!(left[..10], [250, 500, 750, 1000, 1250, 1500, 1750, 2000, 2250, 2500]);
-        assert_eq!(left[10..], [62_500]);
+        let at_first: Vec<u64> = (0..10).map(|n| n * 50).collect();
+        assert_eq!((&left[..10], &left[10..]), (&at_first[..], &[60_450][..]));
+    }
+
+    #[test]
+    fn a_far_end_that_answers_nothing_at_all_is_not_asked_in_haste() {
+        let mut full = FullSize::new(PACE, BUDGET);
+        assert!(full.is_due(true, 0));
+        full.leaves(1, 0);
+        full.judge(500 * MS, INTERVAL, &known(), CLEAN);
+        assert!(!full.is_due(true, 500 * MS) && full.is_due(true, 600 * MS));
+        full.forget();
+        assert!(full.is_due(true, 500 * MS), "that is another network");
     }
 
     #[test]
     fn three_missing_in_a_row_convict_and_one_answer_clears() {
-        let mut full = FullSize::new(0, PACE);
-        full.leaves(0, 0);
-        assert!(full.answered(0) && !full.answered(0), "once");
-        for sequence in [5, 10, 15] {
-            full.leaves(sequence, u64::from(sequence) * 50 * MS);
+        let mut full = answering(BUDGET);
+        for sequence in [201, 203, 205] {
+            escorted(&mut full, sequence, u64::from(sequence) * 25 * MS);
         }
-        let convicted = |full: &FullSize, now_ms: u64, proof_ms: u64| {
-            let mut full = full.clone();
-            full.judge(now_ms * MS, proof_ms * MS, 160 * MS, 0);
-            full.swallows()
-        };
-        assert!(!convicted(&full, 909, 905), "the third may still be on its way");
-        assert!(!convicted(&full, 910, 750), "nothing else was answered since either");
-        assert!(convicted(&full, 910, 905));
+        // The last left at 5,125 ms; an answer takes 20 ms, and 12.5 ms are granted.
+        assert!(!judged(&full, 5157 * MS), "the third may still be on its way");
+        assert!(judged(&full, 5158 * MS));
         let mut late = full.clone();
-        assert!(late.answered(10), "late, but it shows that they pass");
-        assert!(!convicted(&late, 910, 905));
-        full.judge(910 * MS, 905 * MS, 160 * MS, 0);
-        full.restart();
-        assert!(full.swallows(), "whatever the path's state");
-        full.leaves(20, 1000 * MS);
-        assert!(full.answered(20) && !full.swallows());
-        full.leaves(25, 1250 * MS);
-        assert!(full.failed(25) && !full.failed(25) && !full.is_one(25));
+        assert!(late.answered(203, NEAR), "late, but it shows that they pass");
+        assert!(!judged(&late, 5158 * MS));
+        full.judge(5158 * MS, INTERVAL, &known(), CLEAN);
+        full.leaves(207, 5200 * MS);
+        assert!(full.swallows() && full.answered(207, NEAR) && !full.swallows());
+        full.leaves(209, 5300 * MS);
+        assert!(full.failed(209) && !full.failed(209) && !full.sent(209, 5300 * MS));
+    }
+
+    #[test]
+    fn what_was_lost_together_with_the_small_one_says_nothing() {
+        let mut full = answering(BUDGET);
+        for sequence in [201, 203, 205, 207] {
+            full.leaves(sequence, u64::from(sequence) * 25 * MS);
+        }
+        assert!(!judged(&full, 60_000 * MS));
+    }
+
+    #[test]
+    fn one_that_left_late_is_waited_for_from_then_on() {
+        let mut full = answering(BUDGET);
+        for sequence in [201, 203, 205] {
+            escorted(&mut full, sequence, u64::from(sequence) * 25 * MS);
+        }
+        assert!(full.sent(205, 5150 * MS));
+        assert!(!judged(&full, 5182 * MS));
+        assert!(judged(&full, 5183 * MS));
+    }
+
+    #[test]
+    fn after_the_first_missing_one_another_leaves_with_each_small_one_until_it_is_clear() {
+        let mut full = answering(BUDGET);
+        escorted(&mut full, 201, 600 * MS);
+        full.judge(632 * MS, INTERVAL, &known(), CLEAN);
+        assert!(!full.is_due(true, 650 * MS));
+        full.judge(650 * MS, INTERVAL, &known(), CLEAN);
+        assert!(full.is_due(true, 650 * MS) && full.is_due(false, 650 * MS));
+        full.leaves(203, 650 * MS);
+        assert!(full.answered(203, NEAR) && !full.is_due(true, 700 * MS));
+        // So lossy that it is not judged: it is not asked in vain either.
+        escorted(&mut full, 205, 1200 * MS);
+        full.judge(1300 * MS, INTERVAL, &known(), 0.9);
+        assert!(!full.is_due(true, 1300 * MS));
+    }
+
+    #[test]
+    fn a_path_that_dies_in_doubt_is_not_asked_in_haste_for_ever() {
+        let mut full = answering(BUDGET);
+        escorted(&mut full, 201, 0);
+        let in_haste = (1..1000).filter(|n| {
+            let now = n * INTERVAL;
+            full.judge(now, INTERVAL, &known(), CLEAN);
+            let in_haste = full.doubted;
+            if full.is_due(true, now) {
+                full.leaves(201 + 2 * *n as u32, now);
+            }
+            in_haste
+        });
+        assert_eq!(in_haste.count(), REMEMBERED);
+    }
+
+    #[test]
+    fn large_probes_that_are_slower_are_given_their_time() {
+        let mut full = answering(BUDGET);
+        for sequence in 101..200 {
+            full.leaves(sequence, 0);
+            full.answered(sequence, 4 * NEAR);
+        }
+        for sequence in [201, 203, 205] {
+            escorted(&mut full, sequence, u64::from(sequence) * 25 * MS);
+        }
+        assert!(!judged(&full, 5125 * MS + 80 * MS));
+        assert!(judged(&full, 5125 * MS + 100 * MS));
+    }
+
+    /// What is known of a path by its small probes.
+    fn onset(channel: Channel) -> f64 {
+        let (mut small, mut lost, mut random) = (Gilbert::new(PACE.interval, BUDGET), false, Random::new(3));
+        for _ in 0..20_000 {
+            lost = channel.next(lost, &mut random);
+            if lost { small.lost() } else { small.answered(1) }
+        }
+        small.onset()
+    }
+
+    /// False verdicts in so many rounds, each of a small and a large probe, the first one being the first in which large ones get lost; `besides`: what they lose besides.
+    fn convictions(channel: Channel, besides: f64, onset: f64, rounds: usize, share_per_second: f64, seed: u64) -> u32 {
+        let (mut random, mut lost, mut now) = (Random::new(seed), false, 0);
+        let (mut full, rtt, mut convictions) = (answering(share_per_second), known(), 0);
+        for sequence in (200..).step_by(2).take(rounds) {
+            now += if full.doubted { INTERVAL } else { 600 * MS };
+            full.leaves(sequence + 1, now);
+            lost = channel.next(lost, &mut random);
+            if !lost {
+                full.answered(sequence, NEAR);
+            }
+            lost = channel.next(lost, &mut random);
+            if !lost && random.uniform() >= besides {
+                full.answered(sequence + 1, NEAR);
+            }
+            let before = full.swallows();
+            full.judge(now + INTERVAL, INTERVAL, &rtt, onset);
+            convictions += u32::from(full.swallows() && !before);
+        }
+        convictions
+    }
+
+    /// By a budget that allows some in the time that can be simulated: what holds for many false verdicts in an hour holds for few in a year.
+    #[test]
+    fn loss_convicts_no_more_often_than_the_budget_allows() {
+        const ROUNDS: usize = 100_000;
+        const ALLOWED: f64 = 20.0;
+        let share_per_second = ALLOWED / SHARE / (ROUNDS as f64 * 0.6);
+        for (channel, besides) in [
+            (Channel::independent(0.001), 0.0),
+            (Channel::independent(0.01), 0.0),
+            (Channel::independent(0.05), 0.0),
+            (Channel::independent(0.2), 0.0),
+            (Channel::bursts(0.05, 3.0), 0.0),
+            (Channel::bursts(0.05, 10.0), 0.0),
+            (Channel::independent(0.001), 0.05),
+            (Channel::independent(0.01), 0.3),
+        ] {
+            let convictions = convictions(channel, besides, onset(channel), ROUNDS, share_per_second, 7);
+            // Twenty and three standard deviations.
+            assert!(convictions <= 34, "{convictions} of {channel:?}, large ones {besides}");
+        }
+    }
+
+    #[test]
+    fn what_small_probes_taught_holds_for_large_ones_before_one_of_them_is_lost() {
+        let channel = Channel::independent(0.2);
+        let first_minute = |onset| {
+            (1..2000)
+                .map(|seed| convictions(channel, 0.0, onset, 100, BUDGET, seed))
+                .sum::<u32>()
+        };
+        assert_eq!(first_minute(onset(channel)), 0);
+        assert!(first_minute(CLEAN) > 0, "their own losses teach too late");
     }
 }

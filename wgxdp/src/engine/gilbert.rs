@@ -137,6 +137,11 @@ impl Gilbert {
         self.needed
     }
 
+    /// p, surely: the chance that the probe after an answered one is lost.
+    pub(super) fn onset(&self) -> f64 {
+        self.seen.faded(self.clean).loss()
+    }
+
     /// r as it was seen, the chance that a loss is over with the next probe.
     pub(super) fn recovery(&self) -> f64 {
         1.0 / self.seen().1

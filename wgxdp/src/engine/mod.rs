@@ -66,6 +66,7 @@ use wgxdp_common::table::PathState;
 use self::agenda::Agenda;
 use self::behind::Behind;
 use self::damping::Damping;
+use self::full_size::FullSize;
 use self::gilbert::Gilbert;
 use self::loss::Loss;
 use self::path::Path;
@@ -127,6 +128,8 @@ pub struct PathSpec {
     pub interval: Duration,
     /// Whether each byte by its uplink is paid for: then it is spared most of them while its peer does not need it (see [`Pace`]).
     pub metered: bool,
+    /// Whether its probes can be padded to full size.
+    pub padded: bool,
 }
 
 impl PathSpec {
@@ -369,9 +372,10 @@ impl Engine {
                 .zip(index.by_ref().take(of_peer(spec)))
                 .map(|(path, index)| {
                     let schedule = Schedule::new(now_ns, path.pace().interval, index, count);
-                    let gilbert = Gilbert::new(schedule.interval(), self.settings.share(of_peer(spec)));
-                    let loss = Loss::new(gilbert, &spec.objectives);
-                    Path::new(path, schedule, loss, &self.settings, now_ns, actions)
+                    let share = self.settings.share(of_peer(spec));
+                    let loss = Loss::new(Gilbert::new(schedule.interval(), share), &spec.objectives);
+                    let full_size = FullSize::new(path.pace(), share);
+                    Path::new(path, schedule, loss, full_size, &self.settings, now_ns, actions)
                 });
             let paths = paths.collect();
             let mut peer = Peer::new(spec.id, paths, now_ns, actions);

@@ -4,12 +4,13 @@
 //!                              its peer's traffic goes there      it stands by
 //!                                                                 active path up    active path anything but up
 //!   any path       small       interval                           interval          interval
-//!                  full size   every fifth, at most each 250 ms   a tenth of that   a tenth of that
+//!                  full size   every fifth, at most each 600 ms   a tenth of that   a tenth of that
 //!   metered path   small       interval                           1 s               interval, the first one at once
-//!                  full size   every fifth, at most each 250 ms   1 min             1 min
+//!                  full size   every fifth, at most each 600 ms   1 min             1 min
 //! ```
 //!
-//! What the second row says never asks more often than the first one would.
+//! What the second row says never asks more often than the first one would. A path that may swallow large packets is asked by one with each small probe, until that is known
+//! (see `full_size`).
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ const METERED: Duration = Duration::from_secs(1);
 const METERED_FULL_SIZE: Duration = Duration::from_secs(60);
 /// Probes of a path for each full-size one.
 const EVERY: u32 = 5;
-/// No path is sent full-size probes more often.
-const LEAST_FULL_SIZE: Duration = Duration::from_millis(250);
+/// No path is sent full-size probes more often while all is well.
+const LEAST_FULL_SIZE: Duration = Duration::from_millis(600);
 /// How many times longer a path that carries nothing waits for its next full-size probe.
 const STANDING_BY: u32 = 10;
 
@@ -90,6 +91,6 @@ mod tests {
         assert_eq!(pace.full_size_period(false), Duration::from_secs(60));
         let plain = Pace { metered: false, ..pace };
         assert_eq!(plain.interval(false), interval);
-        assert_eq!(plain.full_size_period(false), Duration::from_millis(2500));
+        assert_eq!(plain.full_size_period(false), Duration::from_secs(6));
     }
 }

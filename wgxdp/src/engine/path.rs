@@ -48,6 +48,7 @@ pub(super) struct Path {
     tuner: Tuner,
     damping: Damping,
     full_size: FullSize,
+    padded: bool,
     /// Until then it counts as one that [stalls](super::stall); 0: it does not.
     stalled_until_ns: u64,
     pace: Pace,
@@ -64,6 +65,7 @@ impl Path {
         spec: &PathSpec,
         schedule: Schedule,
         loss: Loss,
+        full_size: FullSize,
         settings: &Settings,
         now_ns: u64,
         out: &mut Vec<Action>,
@@ -103,7 +105,8 @@ impl Path {
             loss,
             tuner,
             damping: settings.damping(),
-            full_size: FullSize::new(now_ns, spec.pace()),
+            full_size,
+            padded: spec.padded,
             stalled_until_ns: 0,
             pace: spec.pace(),
             schedule,
@@ -214,7 +217,6 @@ impl Path {
             self.cleared_ns = now_ns;
             self.clean_since_ns = now_ns;
         }
-        self.full_size.restart();
         (self.state, self.cause, self.since_ns) = (to, cause, now_ns);
         self.tell_status(out);
     }
@@ -287,7 +289,7 @@ impl Path {
 
     /// An authentic reply.
     pub(super) fn reply(&mut self, sequence: u32, rtt: Duration, at_ns: u64, now_ns: u64, out: &mut Vec<Action>) {
-        if !self.full_size.answered(sequence) {
+        if !self.full_size.answered(sequence, rtt) {
             self.rtt.sample(rtt);
             self.loss.answered(sequence);
             self.loss.sampled(&self.rtt);
@@ -308,7 +310,7 @@ impl Path {
 
     /// A probe left.
     pub(super) fn probe_sent(&mut self, sequence: u32, at_ns: u64) {
-        if !self.full_size.is_one(sequence) {
+        if !self.full_size.sent(sequence, at_ns) {
             self.loss.sent(sequence, at_ns);
             self.asked_ns = self.asked_ns.max(at_ns);
         }
@@ -326,8 +328,12 @@ impl Path {
     /// Whatever follows from the passing of time alone, except the state.
     pub(super) fn pass_time(&mut self, now_ns: u64, out: &mut Vec<Action>) {
         self.loss.expire(now_ns, &self.rtt);
-        self.full_size
-            .judge(now_ns, self.proof_ns, self.dead_after_ns(), self.loss.ppm());
+        self.full_size.judge(
+            now_ns,
+            self.schedule.interval_ns(),
+            &self.rtt,
+            self.loss.gilbert().onset(),
+        );
         self.retune(now_ns, out);
         self.tell_status(out);
     }
@@ -352,7 +358,7 @@ impl Path {
         self.retune(now_ns, out);
         let (path, sequence) = (self.id, self.next_sequence());
         out.push(Action::SendProbe { path, sequence });
-        if self.full_size.is_due(in_use, now_ns) {
+        if self.padded && self.full_size.is_due(in_use, now_ns) {
             let sequence = self.next_sequence();
             self.full_size.leaves(sequence, now_ns);
             out.push(Action::SendFullSize { path, sequence });

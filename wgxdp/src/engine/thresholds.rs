@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use wgxdp_common::liveness::{DEAD_MIN_UNANSWERED, Thresholds};
 
-use super::rtt::Rtt;
+use super::rtt::{self, Rtt};
 
 /// The margin is never smaller: timers are no finer.
 const SMALLEST_MARGIN: Duration = Duration::from_millis(2);
@@ -164,8 +164,19 @@ fn tightest(interval_ns: u64) -> Thresholds {
     with_margin(interval_ns, DEAD_MIN_UNANSWERED, 0)
 }
 
+/// m.
+fn margin_ns(interval_ns: u64, variation_ns: u64) -> u64 {
+    variation_ns.max(interval_ns / 4).max(SMALLEST_MARGIN.as_nanos() as u64)
+}
+
+/// In what time a probe is answered, if it is: SRTT + m.
+pub(super) fn answer_ns(interval_ns: u64, rtt: &Rtt) -> u64 {
+    let smoothed = rtt.smoothed().unwrap_or(rtt::INITIAL);
+    smoothed.as_nanos() as u64 + margin_ns(interval_ns, rtt.variation().as_nanos() as u64)
+}
+
 fn with_margin(interval_ns: u64, needed: u64, variation_ns: u64) -> Thresholds {
-    let margin_ns = variation_ns.max(interval_ns / 4).max(SMALLEST_MARGIN.as_nanos() as u64);
+    let margin_ns = margin_ns(interval_ns, variation_ns);
     let longest_ns = (LONGEST.as_nanos() as u64).max(DEAD_MIN_UNANSWERED * interval_ns);
     let missed_ns = needed.saturating_mul(interval_ns).min(longest_ns);
     from_ns(interval_ns + interval_ns / 2 + margin_ns, missed_ns + margin_ns)

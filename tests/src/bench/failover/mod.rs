@@ -6,7 +6,7 @@
 //! | `…_p50`, `…_p99`, `…_max` | the [outages](outage)' lengths |
 //! | `…_lost_p50`, `…_lost_max` | packets that a cut lost, both ways together |
 //! | `…_lost_worth_max` | most packets that a cut lost one way, as the time in which so many are sent |
-//! | `…_lost_to_gap_max` | the same by the outage's length; not of a cut that swallows only some |
+//! | `…_lost_to_gap_max` | the same packets by the most that were lost in a row, which is what was sent in the gap: 1 if nothing was lost but there. Not of a cut that swallows only some |
 //! | `…_endless` | outages that did not end while they were watched |
 //! | `…_missing` | 1 where the row could not be measured; why is said on standard error |
 //!
@@ -19,6 +19,7 @@ pub mod frr;
 mod outage;
 mod rows;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use wgxdp::config::Profile;
 
 use self::carrier::{Carrier, Configuration};
 use self::outage::{Knife, Outage, RETURN_BOUND, await_calm, cut, heal};
-use self::rows::{ROWS, Row};
+use self::rows::{Row, Size};
 use super::gap::{await_return, millis};
 use super::{Bound, Figure, Scale, Unit};
 use crate::clock::now_ns;
@@ -36,7 +37,7 @@ use crate::poll;
 use crate::topology::{Family, Lab};
 use crate::traffic::Duplex;
 use crate::traffic::analysis::{Quantiles, Report};
-use crate::traffic::udp::{FULL, Load, SMALL};
+use crate::traffic::udp::Load;
 
 /// Its name.
 pub const NAME: &str = "failover";
@@ -46,7 +47,7 @@ const RATES: [u32; 5] = [10_000, 5_000, 2_000, 1_000, 500];
 /// What the tunnel loses of them undisturbed must be less than one of so many.
 const ONE_LOST_OF: u64 = 1000;
 
-/// What a gap may lose of what was due in it: senders that are late catch up.
+/// What may be lost by what was sent in the gap. Not by what falls due in so long a gap: a sender that was late catches up in it, and what was under way shortens it.
 const MOST_LOST: f64 = 1.05;
 
 /// How much of it.
@@ -59,11 +60,12 @@ struct Effort {
     trial: Duration,
 }
 
-/// Measures all rows.
+/// Measures the rows whose names have `only` in them.
 ///
 /// # Errors
-/// The laboratory could not be raised, the machine carries next to nothing, or the run was interrupted. A row that fails is reported as missing.
-pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
+/// There is no such row, the laboratory could not be raised, the machine carries next to nothing, or the run was interrupted. A row that fails is reported as missing.
+pub fn run(scale: Scale, only: &str, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
+    let rows = rows::named(only)?;
     let effort = match scale {
         Scale::Full => Effort {
             cuts: 30,
@@ -76,12 +78,14 @@ pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> 
             trial: Duration::from_secs(1),
         },
     };
-    let (small, mut figures) = find_rate("small", SMALL, effort.trial, progress)?;
-    let (full_size, more) = find_rate("full_size", FULL, effort.trial, progress)?;
-    figures.extend(more);
-    let mut p99s = Vec::new();
-    for row in ROWS {
-        let load = if row.cut == Cut::MtuBlackhole { full_size } else { small };
+    let (mut figures, mut loads, mut p99s) = (Vec::new(), BTreeMap::new(), Vec::new());
+    for size in rows.iter().map(|row| row.size()).collect::<BTreeSet<_>>() {
+        let (load, of_rate) = find_rate(size, effort.trial, progress)?;
+        loads.insert(size, load);
+        figures.extend(of_rate);
+    }
+    for row in rows {
+        let load = loads[&row.size()];
         progress(&format!("{}: {} × {}", row.name, effort.cuts, row.cut.describe()));
         let outages = match row.carrier.available().and_then(|()| measure(row, load, effort)) {
             Ok(outages) => outages,
@@ -102,12 +106,8 @@ pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> 
 }
 
 /// The highest of [`RATES`] that wgxdp's tunnel carries here, and the figures of it.
-fn find_rate(
-    size: &str,
-    payload: usize,
-    time: Duration,
-    progress: &mut dyn FnMut(&str),
-) -> Result<(Load, Vec<Figure>)> {
+fn find_rate(size: Size, time: Duration, progress: &mut dyn FnMut(&str)) -> Result<(Load, Vec<Figure>)> {
+    let (size, payload) = (size.name(), size.payload());
     let lab = Lab::raise(Family::V4)?;
     let carrier = Carrier::Wgxdp(Configuration::of(Profile::Balanced)).start(&lab)?;
     await_return(&lab)?;
@@ -169,7 +169,7 @@ fn measure_some(row: &Row, load: Load, patience: Duration, numbers: Range<u32>) 
     let carrier = row.carrier.start(&lab)?;
     let knife = Knife {
         cut: row.cut,
-        period: row.carrier.period(),
+        period: row.period(),
         patience,
     };
     let cut_all = || -> Result<Vec<Outage>> {
@@ -236,7 +236,9 @@ impl Row {
             figure("endless", endless as f64, Unit::Count, None),
         ];
         if self.cut != Cut::Lossy {
-            let ratios = outages.iter().map(|outage| worth(outage) / millis(outage.time));
+            let ratios = outages
+                .iter()
+                .map(|outage| outage.lost_one_way as f64 / outage.lost_in_a_row.max(1) as f64);
             figures.push(figure(
                 "lost_to_gap_max",
                 ratios.fold(0.0, f64::max),
@@ -259,6 +261,7 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
+    use super::rows::ROWS;
     use super::*;
 
     fn outage(ms: u64, lost_one_way: u64, endless: bool) -> Outage {
@@ -266,6 +269,7 @@ mod tests {
             time: Duration::from_millis(ms),
             lost: 2 * lost_one_way,
             lost_one_way,
+            lost_in_a_row: 10 * ms,
             endless,
         }
     }
@@ -289,7 +293,7 @@ mod tests {
             .expect("it is there");
         let load = Load {
             interval: Duration::from_micros(100),
-            payload: SMALL,
+            payload: Size::Small.payload(),
         };
         let outages = [outage(30, 290, false), outage(50, 520, false), outage(34, 300, false)];
         let figures = row.figures(&outages, quantiles(&outages).expect("there are some"), load);
@@ -307,6 +311,18 @@ mod tests {
         assert_eq!(of("lost_worth_max"), Some((52.0, None)));
         assert_eq!(of("lost_to_gap_max"), Some((1.04, Some(true))));
         assert_eq!(of("endless"), Some((0.0, None)));
+    }
+
+    #[test]
+    fn rows_are_picked_by_a_part_of_their_names_and_who_picks_none_is_told_them() {
+        let names = |part| rows::named(part).map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>());
+        assert_eq!(names("mtu").ok(), Some(vec!["balanced_mtu"]));
+        assert_eq!(names("").map(|all| all.len()).ok(), Some(ROWS.len()));
+        let error = names("mtv").expect_err("there is none").to_string();
+        assert!(
+            error.starts_with(r#"no row has "mtv" in its name; there are fast_blackhole, "#),
+            "{error}"
+        );
     }
 
     #[test]

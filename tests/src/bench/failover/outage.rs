@@ -33,6 +33,8 @@ pub(super) struct Outage {
     pub(super) lost: u64,
     /// Packets lost in the direction that lost more.
     pub(super) lost_one_way: u64,
+    /// Of these, the longest row.
+    pub(super) lost_in_a_row: u64,
     /// It did not end while it was watched.
     pub(super) endless: bool,
 }
@@ -118,6 +120,11 @@ fn is_calm(seen: Observation) -> bool {
 impl Outage {
     fn of(cut: Cut, from_ns: u64, until_ns: u64, endless: bool, seen: Observation) -> Self {
         let both = seen.both();
+        let worse = if seen.up.lost > seen.down.lost {
+            seen.up
+        } else {
+            seen.down
+        };
         let time = match cut {
             _ if endless => Duration::from_nanos(until_ns - from_ns),
             Cut::Lossy => Duration::from_nanos(both.last_lost_ns.saturating_sub(from_ns)),
@@ -126,7 +133,8 @@ impl Outage {
         Self {
             time,
             lost: both.lost,
-            lost_one_way: seen.up.lost.max(seen.down.lost),
+            lost_one_way: worse.lost,
+            lost_in_a_row: worse.lost_in_a_row,
             endless,
         }
     }
@@ -142,6 +150,7 @@ mod tests {
         Report {
             sent: 1000,
             lost,
+            lost_in_a_row: lost / 2,
             gap: Duration::from_millis(lost),
             last_lost_ns: 700 * MS,
             ..Report::default()
@@ -157,8 +166,8 @@ mod tests {
         let outage = |cut, endless| Outage::of(cut, 200 * MS, 1200 * MS, endless, seen);
         let hole = outage(Cut::Blackhole, false);
         assert_eq!(
-            (hole.time, hole.lost, hole.lost_one_way),
-            (Duration::from_millis(40), 65, 40)
+            (hole.time, hole.lost, hole.lost_one_way, hole.lost_in_a_row),
+            (Duration::from_millis(40), 65, 40, 20)
         );
         assert_eq!(outage(Cut::Lossy, false).time, Duration::from_millis(500));
         assert_eq!(outage(Cut::Lossy, true).time, Duration::from_secs(1));

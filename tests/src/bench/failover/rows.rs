@@ -1,9 +1,14 @@
 //! What is measured: a row is a carrier and a cut, and one more row is one more entry here.
 
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use wgxdp::config::Profile;
+use wgxdp::engine::Pace;
 
 use super::carrier::{Carrier, Configuration};
 use crate::cut::Cut;
+use crate::traffic::udp::{FULL, SMALL};
 
 /// A carrier, a cut, and what must come of it.
 #[derive(Debug)]
@@ -13,6 +18,65 @@ pub(super) struct Row {
     pub(super) carrier: Carrier,
     pub(super) cut: Cut,
     pub(super) bounds: Bounds,
+}
+
+/// The size of the packets that a cut concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Size {
+    Small,
+    FullSize,
+}
+
+impl Size {
+    /// What figures call it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::FullSize => "full_size",
+        }
+    }
+
+    /// Bytes of a packet's payload.
+    pub(super) const fn payload(self) -> usize {
+        match self {
+            Self::Small => SMALL,
+            Self::FullSize => FULL,
+        }
+    }
+}
+
+impl Row {
+    /// Of what size the packets are that its cut is measured with.
+    pub(super) fn size(&self) -> Size {
+        match self.cut {
+            Cut::MtuBlackhole => Size::FullSize,
+            _ => Size::Small,
+        }
+    }
+
+    /// The time after which its carrier's look at the uplinks repeats, by probes of that size.
+    pub(super) fn period(&self) -> Duration {
+        let interval = self.carrier.period();
+        let metered = false;
+        match self.size() {
+            Size::Small => interval,
+            Size::FullSize => Pace { interval, metered }.full_size_period(true),
+        }
+    }
+}
+
+/// The rows whose names have this in them, in order.
+///
+/// # Errors
+/// There is none.
+pub(super) fn named(part: &str) -> Result<Vec<&'static Row>> {
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| row.name.contains(part)).collect();
+    ensure!(
+        !rows.is_empty(),
+        "no row has {part:?} in its name; there are {}",
+        ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
+    );
+    Ok(rows)
 }
 
 /// What a row must keep to.

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     /// One benchmark alone; without it, all
     #[arg(value_parser = parse_name)]
     name: Option<Benchmark>,
+    /// Of the benchmark `failover`, only the rows with this in their names
+    #[arg(long, value_name = "SUBSTRING", requires = "name")]
+    only: Option<String>,
     /// Fewer samples: under a minute for each benchmark
     #[arg(long)]
     quick: bool,
@@ -34,6 +37,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         nix::unistd::geteuid().is_root(),
         "the benchmarks load BPF programs and make network namespaces, and need root: try again with sudo"
     );
+    ensure!(
+        options.only.is_none() || options.name.is_some_and(Benchmark::has_rows),
+        "--only picks rows of the benchmark failover, and this one has none"
+    );
     let scale = if options.quick { Scale::Quick } else { Scale::Full };
     say(&format!("on {}", machine::describe()?));
     for benchmark in Benchmark::ALL {
@@ -42,7 +49,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         let title = format!("{}: {}", benchmark.name(), benchmark.describe());
         say(&title);
-        let figures = benchmark.run(scale, &mut |line| say(&format!("  {line}")));
+        let figures = benchmark.run(scale, options.only.as_deref().unwrap_or(""), &mut |line| {
+            say(&format!("  {line}"));
+        });
         let figures = figures.with_context(|| format!("benchmark {}", benchmark.name()))?;
         if options.json {
             figures.iter().try_for_each(print_json)?;

@@ -248,7 +248,14 @@ fn a_flag_lifted_is_a_probe_at_once_and_the_first_answer_after_it_counts() {
         }
     );
     assert!(
-        matches!(actions.last(), Some(Action::SendProbe { path: A, .. })),
+        matches!(
+            actions[..],
+            [
+                ..,
+                Action::SendProbe { path: A, .. },
+                Action::SendFullSize { path: A, .. }
+            ]
+        ),
         "{actions:?}"
     );
     assert_eq!(bench.state(A), Down, "nothing is proven yet");
@@ -472,12 +479,13 @@ fn sequence_numbers_grow_by_one_and_wrap() {
         bench.now += INTERVAL;
         let actions = bench.tell(Input::Tick);
         sequences.extend(actions.into_iter().filter_map(|action| match action {
-            Action::SendProbe { sequence, .. } => Some(sequence),
+            Action::SendProbe { sequence, .. } | Action::SendFullSize { sequence, .. } => Some(sequence),
             _ => None,
         }));
     }
     let first = settings().first_sequence;
-    assert_eq!(sequences, (0..10).map(|n| first.wrapping_add(n)).collect::<Vec<_>>());
+    // A full-size one left with the first.
+    assert_eq!(sequences, (0..11).map(|n| first.wrapping_add(n)).collect::<Vec<_>>());
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn crowd(peers: u32, uplinks: &[UplinkId]) -> Engine {
         uplink: *uplink,
         interval: Duration::from_secs(60),
         metered: false,
+        padded: true,
     };
     let peer = |id| PeerSpec {
         id,

@@ -1,16 +1,20 @@
+use std::time::Duration;
+
 use wgxdp_common::table::PathState::{Down, Held, Up};
 
-use super::sim::{A, B, HOLD_DOWN, INTERVAL, MS, Net, PEER, S, Sim, US};
-use crate::engine::{Cause, MoveReason};
+use super::sim::{A, B, HOLD_DOWN, INTERVAL, MS, Net, PEER, S, Sim, US, one_peer, settings};
+use crate::engine::{Action, Cause, Engine, Input, MoveReason};
 
 const NEAR: u64 = 200 * US;
 const EVER: u64 = u64::MAX;
-/// The most that passes until a clean path that swallows large packets is found out: three periods, each to the next probe's turn, `dead_after`, and the next wake-up.
-const FOUND_WITHIN: u64 = 3 * (250 * MS + INTERVAL) + 65 * MS + 2 * INTERVAL;
+/// From one full-size probe to the next on the path in use.
+const PERIOD: u64 = 600 * MS;
+/// The most that passes until a clean path that swallows large packets is found out: the time to the next large probe, and three intervals.
+const FOUND_WITHIN: u64 = PERIOD + 4 * INTERVAL;
 
 #[test]
-fn a_path_that_begins_to_swallow_large_packets_is_left_within_a_second() {
-    for phase in (0..250).step_by(41) {
+fn a_path_that_begins_to_swallow_large_packets_is_left_at_once() {
+    for phase in (0..600).step_by(41) {
         let from = 5 * S + phase * MS;
         let mut sim = Sim::new(vec![Net::new(NEAR).swallow(from..EVER), Net::new(NEAR)], true);
         sim.run(10 * S);
@@ -31,6 +35,65 @@ fn a_path_that_begins_to_swallow_large_packets_is_left_within_a_second() {
 }
 
 #[test]
+fn a_path_whose_probes_cannot_be_padded_is_not_asked_at_full_size() {
+    for padded in [true, false] {
+        let mut peers = one_peer(1);
+        peers[0].paths[0].padded = padded;
+        let mut actions = Vec::new();
+        let mut engine = Engine::new(settings(), &peers, 0, &mut actions);
+        for at in (0..2 * S).step_by(INTERVAL as usize) {
+            engine.handle(Input::Tick, at, &mut actions);
+        }
+        let asked = |full: bool| {
+            let is = |action: &&Action| match action {
+                Action::SendFullSize { .. } => full,
+                Action::SendProbe { .. } => !full,
+                _ => false,
+            };
+            actions.iter().any(|action| is(&action))
+        };
+        assert_eq!((asked(false), asked(true)), (true, padded));
+    }
+}
+
+#[test]
+fn one_that_begins_to_as_soon_as_it_answered_is_left_as_well() {
+    let from = 100 * MS;
+    let mut sim = Sim::new(vec![Net::new(NEAR).swallow(from..EVER), Net::new(NEAR)], true);
+    sim.run(from + FOUND_WITHIN);
+    assert_eq!(sim.arrivals(A, Down).len(), 1);
+}
+
+/// The profile `balanced`, 20 ms away.
+#[test]
+fn probes_of_50_ms_find_it_within_800_ms_wherever_in_their_period_it_begins() {
+    let mut found: Vec<u64> = (0..600)
+        .step_by(3)
+        .map(|phase| {
+            let from = 5 * S + phase * MS;
+            let nets = vec![Net::new(20 * MS).swallow(from..EVER), Net::new(20 * MS)];
+            let mut sim = Sim::every(nets, Duration::from_millis(50));
+            sim.run(10 * S);
+            let down = sim.arrivals(A, Down);
+            assert_eq!(down.len(), 1, "from {from}");
+            down[0] - from
+        })
+        .collect();
+    found.sort_unstable();
+    let percentile = |per_cent: usize| found[(found.len() * per_cent).div_ceil(100) - 1];
+    let (p50, p99) = (percentile(50), percentile(99));
+    assert!(p50 < 500 * MS && p99 < 800 * MS, "p50 {p50} ns, p99 {p99} ns");
+}
+
+#[test]
+fn all_is_well_and_a_large_probe_leaves_each_600_ms_or_a_tenth_as_often() {
+    let mut sim = Sim::new(vec![Net::new(NEAR), Net::new(NEAR)], true);
+    sim.run(600 * S - 1);
+    let sent = |path| sim.full_size.iter().filter(|(_, p)| *p == path).count();
+    assert_eq!((sent(A), sent(B)), (1000, 100));
+}
+
+#[test]
 fn its_traffic_returns_when_large_packets_pass_again_and_the_hold_down_is_over() {
     let back = 20 * S;
     let mut sim = Sim::new(vec![Net::new(NEAR).swallow(5 * S..back), Net::new(NEAR)], true);
@@ -41,9 +104,9 @@ fn its_traffic_returns_when_large_packets_pass_again_and_the_hold_down_is_over()
         "though it answered small ones for much longer than the hold-down"
     );
     // It stands by, and is asked a tenth as often.
-    sim.run(back + 10 * (250 * MS + INTERVAL) + INTERVAL);
+    sim.run(back + 10 * PERIOD + 2 * INTERVAL);
     assert_eq!(sim.state(A), Held);
-    sim.run(back + HOLD_DOWN + 3 * S);
+    sim.run(back + 10 * PERIOD + HOLD_DOWN + S);
     assert_eq!((sim.state(A), sim.engine.active(PEER)), (Up, Some(A)));
 }
 
@@ -89,14 +152,42 @@ fn both_paths_swallowing_move_the_traffic_once_and_not_to_and_fro() {
 
 #[test]
 fn random_loss_is_not_taken_for_swallowing() {
-    for loss in [1, 5, 20] {
-        let mut net = Net::new(NEAR);
-        net.loss = loss;
-        let mut sim = Sim::new(vec![net, Net::new(NEAR)], false);
-        sim.run(3600 * S);
-        let by_mtu = sim.reports.iter().filter(|(_, report)| report.cause == Cause::Mtu);
-        assert_eq!(by_mtu.count(), 0, "{loss} %");
+    for loss in [0, 1, 5, 20] {
+        let mut sim = Sim::new(vec![Net { loss, ..Net::new(NEAR) }, Net::new(NEAR)], false);
+        sim.run(1200 * S);
+        assert_eq!(by_mtu(&sim).len(), 0, "{loss} %");
     }
+}
+
+/// Each burst takes what is on its way, large and small.
+#[test]
+fn bursts_of_loss_are_not_taken_for_swallowing() {
+    let mut net = Net::new(NEAR);
+    net.cuts = (0..1000).map(|n| n * 777 * MS..(n * 777 + 39) * MS).collect();
+    let mut sim = Sim::new(vec![net, Net::new(NEAR)], false);
+    sim.run(777 * S);
+    assert_eq!(by_mtu(&sim).len(), 0);
+}
+
+/// What is lost besides delays the verdict, and no more.
+#[test]
+fn a_lossy_path_that_swallows_large_packets_is_found_out_all_the_same() {
+    let from = 600 * S;
+    for (loss, within) in [(1, S), (5, 2 * S), (20, 5 * S)] {
+        let net = Net {
+            loss,
+            ..Net::new(NEAR).swallow(from..EVER)
+        };
+        let mut sim = Sim::new(vec![net, Net::new(NEAR)], false);
+        sim.run(from + within);
+        assert_eq!(by_mtu(&sim).len(), 1, "{loss} %");
+    }
+}
+
+/// When paths were left because they swallow large packets.
+fn by_mtu(sim: &Sim) -> Vec<u64> {
+    let by_mtu = sim.reports.iter().filter(|(_, report)| report.cause == Cause::Mtu);
+    by_mtu.map(|(at, _)| *at).collect()
 }
 
 #[test]

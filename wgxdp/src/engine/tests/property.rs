@@ -25,6 +25,7 @@ fn peers() -> Vec<PeerSpec> {
                 uplink: UplinkId(uplink),
                 interval,
                 metered: uplink == UPLINKS - 1,
+                padded: true,
             }
         };
         PeerSpec {

@@ -37,6 +37,7 @@ pub(super) fn one_peer(count: u32) -> Vec<PeerSpec> {
         uplink: UplinkId(n),
         interval: Duration::from_nanos(INTERVAL),
         metered: false,
+        padded: true,
     };
     vec![PeerSpec {
         id: PEER,
@@ -189,6 +190,13 @@ impl Sim {
             path.metered = metered.contains(&path.id);
         }
         Self::of(peers, nets, true, 1)
+    }
+
+    /// The same where all paths are asked this often, without traffic.
+    pub(super) fn every(nets: Vec<Net>, interval: Duration) -> Self {
+        let mut peers = one_peer(nets.len() as u32);
+        peers[0].paths.iter_mut().for_each(|path| path.interval = interval);
+        Self::of(peers, nets, false, 1)
     }
 
     fn of(peers: Vec<PeerSpec>, nets: Vec<Net>, traffic: bool, seed: u64) -> Self {
