@@ -2,10 +2,13 @@
 //! anyway, a few peers at a time: each is looked at once in [`ROUND`], or as often as steps of [`AT_ONCE`] each [`LEAST_STEP`] allow (ten thousand peers: once in 4 s).
 //!
 //! A look costs one reading of the active path's count. The others' are read only if data left and nothing came over that one.
+//!
+//! **Handshake age.** What arrives answers only in a session. Where the far end's packets pass and ours do not, it begins handshake after handshake, all of which arrive and none of which
+//! completes: once WireGuard last completed one so long ago that no session is valid ([`SESSION`]), nothing that arrives counts any more.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use wgxdp_common::count::PathCount;
 use wgxdp_common::id::{PathId, PeerId};
@@ -13,6 +16,7 @@ use wgxdp_common::id::{PathId, PeerId};
 use super::Daemon;
 use crate::clock::monotonic_ns;
 use crate::engine::Input;
+use crate::host::wireguard::SESSION;
 use crate::mtu::Family;
 
 /// From one look at a peer to the next.
@@ -40,6 +44,32 @@ struct Page {
     count: PathCount,
     /// Packets that had arrived over its other paths when that was last asked.
     elsewhere: u64,
+    session: Session,
+}
+
+/// A peer's latest session, as far as WireGuard tells of it.
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    /// When its handshake was completed, by the clock on the wall, which may be set: it only says whether there is another one by now.
+    handshake: Option<SystemTime>,
+    /// When that was first seen (CLOCK_MONOTONIC).
+    seen_ns: u64,
+}
+
+impl Session {
+    /// As it is now, after it was like this before.
+    fn now(before: Option<Self>, handshake: Option<SystemTime>, now_ns: u64) -> Self {
+        let same = before.filter(|before| before.handshake == handshake);
+        same.unwrap_or(Self {
+            handshake,
+            seen_ns: now_ns,
+        })
+    }
+
+    /// Whether it may be valid still.
+    fn carries(&self, now_ns: u64) -> bool {
+        Duration::from_nanos(now_ns.saturating_sub(self.seen_ns)) < SESSION
+    }
 }
 
 impl Ledger {
@@ -69,6 +99,7 @@ impl Ledger {
         active: PathId,
         others: impl Iterator<Item = PathId>,
         family: Family,
+        (handshake, now_ns): (Option<SystemTime>, u64),
         counted: impl Fn(PathId) -> Result<PathCount, E>,
     ) -> Result<Option<Input>, E> {
         let count = counted(active)?;
@@ -82,10 +113,15 @@ impl Ledger {
                 .sum::<Result<u64, E>>()?;
             received |= elsewhere.replace(arrived).is_some_and(|before| before != arrived);
         }
+        let session = Session::now(
+            self.pages.get(&active.peer()).map(|page| page.session),
+            handshake,
+            now_ns,
+        );
         let traffic = Input::Traffic {
             path: active,
             sent,
-            received,
+            received: received && session.carries(now_ns),
         };
         let is_known = page.is_some();
         self.pages.insert(
@@ -94,6 +130,7 @@ impl Ledger {
                 active,
                 count,
                 elsewhere: elsewhere.unwrap_or(0),
+                session,
             },
         );
         Ok(is_known.then_some(traffic))
@@ -124,7 +161,10 @@ impl Daemon {
                 .filter(|path| *path != active);
             let family = Family::of(plan.canonical.ip());
             let counted = |path| self.dataplane.tables().path_count(path);
-            match self.traffic.turn(active, others, family, counted) {
+            let tunnel = self.tunnels.get(plan.tunnel);
+            let of_wireguard = tunnel.and_then(|tunnel| tunnel.peer(plan.key.as_bytes()));
+            let handshake = of_wireguard.and_then(|peer| peer.last_handshake);
+            match self.traffic.turn(active, others, family, (handshake, now_ns), counted) {
                 Ok(input) => input
                     .into_iter()
                     .for_each(|input| self.engine.handle(input, now_ns, &mut actions)),
@@ -150,6 +190,8 @@ mod tests {
     #[derive(Default)]
     struct Counts {
         paths: [PathCount; 2],
+        handshake: Option<SystemTime>,
+        now_ns: u64,
         asked: Cell<u32>,
     }
 
@@ -171,7 +213,7 @@ mod tests {
                 Ok::<_, Infallible>(self.paths[path.0 as usize])
             };
             let others = [A, B].into_iter().filter(|path| *path != active);
-            let Ok(input) = ledger.turn(active, others, Family::V4, counted);
+            let Ok(input) = ledger.turn(active, others, Family::V4, (self.handshake, self.now_ns), counted);
             match input? {
                 Input::Traffic { path, sent, received } if path == active => Some((sent, received)),
                 other => panic!("{other:?}"),
@@ -213,6 +255,26 @@ mod tests {
         assert_eq!(counts.told(&mut ledger, A), Some((true, true)));
         counts.send(A, 1500);
         assert_eq!(counts.told(&mut ledger, A), Some((true, false)), "once");
+    }
+
+    #[test]
+    fn what_arrives_is_no_answer_once_the_last_handshake_is_older_than_a_session_lasts() {
+        let (mut ledger, mut counts) = (Ledger::default(), Counts::default());
+        let day = Duration::from_secs(24 * 3600);
+        let mut hear = |handshake: u64, after: Duration| {
+            counts.handshake = Some(SystemTime::UNIX_EPOCH + day + Duration::from_secs(handshake));
+            counts.now_ns += after.as_nanos() as u64;
+            counts.send(A, 1500);
+            counts.receive(A);
+            counts.told(&mut ledger, A)
+        };
+        let (second, nearly) = (Duration::from_secs(1), SESSION - Duration::from_secs(1));
+        assert_eq!(hear(1, second), None, "the first look");
+        assert_eq!(hear(1, nearly), Some((true, true)));
+        assert_eq!(hear(1, second), Some((true, false)), "no session is valid");
+        assert_eq!(hear(2, second), Some((true, true)), "another handshake was completed");
+        // A clock that is set back is another handshake's at most.
+        assert_eq!(hear(0, nearly), Some((true, true)));
     }
 
     #[test]

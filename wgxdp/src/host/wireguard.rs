@@ -96,8 +96,17 @@ pub struct Tunnel {
     pub public_key: Option<Key>,
     /// Who implements it.
     pub backend: Backend,
-    /// Its peers, in the implementation's order.
+    /// Its peers, in the order of their keys.
     pub peers: Vec<Peer>,
+}
+
+impl Tunnel {
+    /// The peer of this key.
+    #[must_use]
+    pub fn peer(&self, key: &[u8; 32]) -> Option<&Peer> {
+        let place = self.peers.binary_search_by_key(key, |peer| peer.public_key.0);
+        place.ok().map(|place| &self.peers[place])
+    }
 }
 
 /// A peer of a tunnel.
@@ -172,15 +181,12 @@ fn device(interface: &str, backend: Backend) -> Result<Device, Error> {
 
 /// The kernel tells of a peer with many allowed addresses in several parts, of which only the first says more than the key.
 fn merge(parts: Vec<PeerInfo>) -> Vec<Peer> {
-    let mut seen = BTreeMap::new();
-    let mut peers = Vec::new();
+    let mut peers = BTreeMap::new();
     for part in parts {
-        if let Entry::Vacant(place) = seen.entry(part.config.public_key.0) {
-            place.insert(());
-            peers.push(Peer::new(part));
-        }
+        let key = part.config.public_key.0;
+        peers.entry(key).or_insert_with(|| Peer::new(part));
     }
-    peers
+    peers.into_values().collect()
 }
 
 /// Sets peers' endpoints to the values that they have, so that WireGuard forgets the source addresses that it has been using with them.
@@ -217,7 +223,7 @@ pub fn refresh_endpoints(interface: &str, peers: &[(Key, SocketAddr)]) -> Result
 }
 
 /// `REJECT_AFTER_TIME` of WireGuard's protocol (section 6.2 of its paper): an older session carries nothing.
-const SESSION: Duration = Duration::from_secs(180);
+pub const SESSION: Duration = Duration::from_secs(180);
 /// What is turned on where persistent keepalives are off, for the moment in which it is on: the longest interval there is, in seconds.
 const FOR_A_MOMENT: u16 = u16::MAX;
 
