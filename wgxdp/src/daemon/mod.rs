@@ -13,6 +13,7 @@ mod advice;
 mod announce;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
+mod census;
 mod cleanup;
 mod error;
 mod guard;
@@ -108,6 +109,8 @@ pub struct Daemon {
     numbers: Numbers,
     claims: Claims,
     peers: BTreeMap<PeerId, PeerPlan>,
+    /// Of these peers; `None` since they last changed.
+    census: Option<census::Census>,
     /// Configured peers that WireGuard does not have.
     missing: BTreeSet<PlanError>,
     /// Peers for which there is no room.
@@ -288,6 +291,7 @@ impl Daemon {
             numbers: Numbers::new(0, capacity),
             claims: Claims::default(),
             peers: BTreeMap::new(),
+            census: None,
             missing: BTreeSet::new(),
             without_room: 0,
             locksmith: keys::Locksmith::default(),
@@ -449,12 +453,14 @@ impl Daemon {
 
     /// Has the kernel keep every next hop resolved that a packet may be sent to.
     async fn settle_neighbours(&mut self) -> Result<(), Error> {
-        let destinations: BTreeSet<_> = self.peers.values().flat_map(PeerPlan::destinations).collect();
-        let wanted = self
-            .uplinks
-            .iter()
-            .flat_map(|uplink| uplink.state.next_hops(&destinations))
-            .collect();
+        self.take_census();
+        let destinations = self.census.iter().map(|census| &census.destinations);
+        let hops = |destinations| {
+            self.uplinks
+                .iter()
+                .flat_map(move |uplink| uplink.state.next_hops(destinations))
+        };
+        let wanted = destinations.flat_map(hops).collect();
         self.neighbours.settle(wanted).await?;
         Ok(())
     }

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use wgxdp_common::id::{PathId, UplinkId};
 
 use super::advice::{Advice, Tightest};
+use super::census::{Census, OfTunnel};
 use super::originals::Originals;
 use super::plan::{PathPlan, PeerPlan};
 use super::uplink::Mtus;
@@ -77,6 +78,7 @@ impl Daemon {
     /// Looks at all MTUs, and says or does what follows.
     pub(super) async fn settle_mtus(&mut self) {
         self.fit_paths();
+        self.take_census();
         let mut advice = self.uplink_advice();
         for tunnel in 0..self.config.tunnels().len() {
             match self.settle_tunnel(tunnel).await {
@@ -133,11 +135,7 @@ impl Daemon {
     }
 
     fn uplink_advice(&self) -> Vec<Advice> {
-        let v6_endpoints = self
-            .peers
-            .values()
-            .flat_map(|plan| &plan.endpoints)
-            .any(|endpoint| Family::of(endpoint.ip()) == Family::V6);
+        let v6_endpoints = self.census.as_ref().is_some_and(Census::has_v6);
         let too_small = |(config, uplink): (&crate::config::Uplink, &super::UplinkRuntime)| {
             let entry = uplink.state.entry;
             let mtu = uplink.state.mtus.v6.unwrap_or(entry.mtu);
@@ -197,13 +195,8 @@ impl Daemon {
 
     /// The path of a tunnel on which the smallest inner packet fits.
     fn tightest(&self, tunnel: usize) -> Option<Tightest> {
-        let plans: Vec<_> = self.peers.iter().filter(|(_, plan)| plan.tunnel == tunnel).collect();
-        let mut ways: BTreeSet<(UplinkId, Family)> = plans
-            .iter()
-            .flat_map(|(id, plan)| plan.paths(**id))
-            .map(|path| (path.uplink, path.family()))
-            .collect();
-        if self.tunnels[tunnel].peers.len() > plans.len() {
+        let OfTunnel { peers, mut ways } = self.census.as_ref()?.tunnels.get(tunnel)?.clone();
+        if self.tunnels[tunnel].peers.len() > peers {
             let all = (0..self.uplinks.len() as u32).map(UplinkId);
             ways.extend(all.flat_map(|uplink| [(uplink, Family::V4), (uplink, Family::V6)]));
         }

@@ -14,6 +14,7 @@ use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::table::{EndpointKey, Has};
 
+use super::census::Census;
 use super::plan::{self, PeerPlan};
 use super::report::Doubt;
 use super::roster::{Difference, Withdrawn};
@@ -142,6 +143,7 @@ impl Daemon {
                 self.dataplane.add_endpoint(&entry)?;
             }
             self.peers.insert(id, plan);
+            self.census = None;
         }
         Ok(())
     }
@@ -199,6 +201,7 @@ impl Daemon {
         let mut leading = Vec::new();
         for id in gone {
             let Some(plan) = self.peers.remove(id) else { continue };
+            self.census = None;
             let keys = plan.endpoint_entries(*id).iter().map(|entry| entry.key).collect();
             leading.push((*id, keys));
         }
@@ -243,6 +246,12 @@ impl Daemon {
             self.dataplane.add_endpoint(&entry)?;
         }
         Ok(())
+    }
+
+    /// Counts the peers, if they have changed since that was last done.
+    pub(super) fn take_census(&mut self) {
+        let tunnels = self.config.tunnels().len();
+        self.census.get_or_insert_with(|| Census::of(&self.peers, tunnels));
     }
 
     pub(super) fn tunnel_name(&self, plan: &PeerPlan) -> &str {

@@ -18,8 +18,10 @@ use crate::host::wireguard::{self, Peer, Tunnel};
 
 /// How often WireGuard is asked what it knows of its peers, at most. Nothing on a packet's way waits for the answer.
 const EVERY: Duration = Duration::from_millis(500);
-/// Of so many moments it is asked in one: thousands of peers take a while to tell.
+/// Of so many moments it is asked in one where it has more than a few peers: thousands take a while to tell.
 const SPARED: u32 = 20;
+/// So few are told in no time, but for what a busy machine makes of it.
+const FEW: usize = 256;
 /// How often its ports are looked for meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -84,7 +86,11 @@ impl Poll {
                 rest(pause, &ports).await;
                 let asked_at = Instant::now();
                 let answer = read(interfaces.clone()).await;
-                pause = EVERY.max(asked_at.elapsed() * SPARED);
+                let peers = |tunnels: &Vec<Tunnel>| tunnels.iter().map(|tunnel| tunnel.peers.len()).sum::<usize>();
+                pause = match answer.as_ref().map(peers) {
+                    Ok(..=FEW) => EVERY,
+                    _ => EVERY.max(asked_at.elapsed() * SPARED),
+                };
                 let was_failing = std::mem::replace(&mut failing, answer.is_err());
                 let answer = match answer {
                     Ok(mut tunnels) => {

@@ -117,23 +117,20 @@ impl State {
         if self.entry.link != LinkKind::ETHERNET || self.flags.any_of(Flags::UNUSABLE) {
             return BTreeSet::new();
         }
-        let hop = |destination: &IpAddr| {
-            let family = if destination.is_ipv4() {
-                &self.entry.v4
+        let families = [(true, &self.entry.v4), (false, &self.entry.v6)];
+        let mut hops = BTreeSet::new();
+        for (is_v4, family) in families
+            .into_iter()
+            .filter(|(_, family)| !family.address.is_unspecified())
+        {
+            if family.gateway.is_unspecified() {
+                let on_link = destinations.iter().filter(|destination| destination.is_ipv4() == is_v4);
+                hops.extend(on_link.map(|destination| (self.entry.ifindex, *destination)));
             } else {
-                &self.entry.v6
-            };
-            let hop = if family.gateway.is_unspecified() {
-                *destination
-            } else {
-                family.gateway.to_ip()
-            };
-            (!family.address.is_unspecified()).then_some((self.entry.ifindex, hop))
-        };
-        let gateways = [self.entry.v4.gateway, self.entry.v6.gateway];
-        let gateways = gateways.iter().filter(|gateway| !gateway.is_unspecified());
-        let gateways = gateways.map(|gateway| (self.entry.ifindex, gateway.to_ip()));
-        destinations.iter().filter_map(hop).chain(gateways).collect()
+                hops.insert((self.entry.ifindex, family.gateway.to_ip()));
+            }
+        }
+        hops
     }
 
     /// Whether a destination's next hop is missing: an Ethernet device without gateway, although the configuration does not say that

@@ -6,7 +6,6 @@
 //! They look for interfaces in the network namespace of the calling thread; UAPI sockets belong to the mount namespace, so that with
 //! several network namespaces names must be unique.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
