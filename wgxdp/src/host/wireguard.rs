@@ -128,6 +128,14 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Whether its latest session may carry anything still.
+    #[must_use]
+    pub fn has_session(&self) -> bool {
+        // A handshake of the future is of a clock that was set meanwhile.
+        let age = |handshake: SystemTime| handshake.elapsed().unwrap_or_default();
+        self.last_handshake.is_some_and(|handshake| age(handshake) < SESSION)
+    }
+
     fn new(info: PeerInfo) -> Self {
         let keepalive = info.config.persistent_keepalive_interval.filter(|seconds| *seconds > 0);
         Self {
@@ -237,15 +245,10 @@ const FOR_A_MOMENT: u16 = u16::MAX;
 /// See [`Error`].
 pub fn send_keepalives(interface: &str, peers: &[Key]) -> Result<usize, Error> {
     let tunnel = read(interface)?;
-    let has_session = |peer: &&Peer| {
-        // One of the future is of a clock that was set meanwhile.
-        let age = |handshake: SystemTime| handshake.elapsed().unwrap_or_default();
-        peer.last_handshake.is_some_and(|handshake| age(handshake) < SESSION)
-    };
     let now: HashMap<_, _> = tunnel
         .peers
         .iter()
-        .filter(has_session)
+        .filter(|peer| peer.has_session())
         .map(|peer| (peer.public_key.0, peer.persistent_keepalive))
         .collect();
     let turned_on = |key: &Key| {
