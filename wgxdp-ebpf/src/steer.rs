@@ -24,7 +24,7 @@ use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::message::Message;
-use wgxdp_common::net::{Endpoint, Port};
+use wgxdp_common::net::{Address, Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::stamp::in_band::InBand;
 use wgxdp_common::stamp::out_of_band;
@@ -117,6 +117,24 @@ struct Departure {
 }
 
 impl Departure {
+    /// Of what is no peer's data, to this address and from and to these ports.
+    #[inline(always)]
+    fn aside(egress: Egress, addresses: Difference, to: Address, [from, port]: [Port; 2], reason: Reason) -> Self {
+        Self {
+            egress,
+            addresses,
+            port: from,
+            to: Endpoint {
+                address: to,
+                port,
+                reserved: [0; 2],
+            },
+            path: PathId::NONE,
+            moves: false,
+            reason,
+        }
+    }
+
     /// Rewrites the packet, sends it out, and takes note.
     #[inline(always)]
     fn carry_out(&self, ctx: &TcContext, packet: &Packet) -> Result<Reason, Reason> {
@@ -264,19 +282,9 @@ impl Sent<'_> {
                 (uplink, egress, reason)
             }
         };
-        Ok(Departure {
-            addresses: self.source_at(&mut egress, uplink, local),
-            egress,
-            port: udp.source,
-            to: Endpoint {
-                address: packet.destination,
-                port: udp.destination,
-                reserved: [0; 2],
-            },
-            path: PathId::NONE,
-            moves: false,
-            reason,
-        })
+        let addresses = self.source_at(&mut egress, uplink, local);
+        let ports = [udp.source, udp.destination];
+        Ok(Departure::aside(egress, addresses, packet.destination, ports, reason))
     }
 
     /// A STAMP probe of the prober's, from its port.
@@ -322,19 +330,14 @@ impl Sent<'_> {
         in_band::store(ctx, udp, &request, removed)?;
         // As in `probes`.
         ctx.set_mark(0);
-        Ok(Departure {
-            addresses: self.source_to(&egress),
+        let (addresses, ports) = (self.source_to(&egress), [port, udp.destination]);
+        Ok(Departure::aside(
             egress,
-            port,
-            to: Endpoint {
-                address: packet.destination,
-                port: udp.destination,
-                reserved: [0; 2],
-            },
-            path: PathId::NONE,
-            moves: false,
-            reason: Reason::Probe,
-        })
+            addresses,
+            packet.destination,
+            ports,
+            Reason::Probe,
+        ))
     }
 
     /// Has the packet come from this address of ours, if it is one that can leave by the uplink. Returns how the source will differ.
@@ -388,26 +391,20 @@ fn probes(
     packet: &Packet,
     payload: Payload,
     sequence: u16,
-    [from, to]: [Port; 2],
+    ports: [Port; 2],
 ) -> Result<Departure, Reason> {
     let uplink = probe::uplink(payload.path).ok_or(Reason::ProbeNoUplink)?;
     probe::leaves(payload, sequence).ok_or(Reason::ProbeNoUplink)?;
     let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
     // The mark has done its work; rules and filters of the operator's need not see it.
     ctx.set_mark(0);
-    Ok(Departure {
+    Ok(Departure::aside(
         egress,
-        addresses: egress.difference,
-        port: from,
-        to: Endpoint {
-            address: packet.destination,
-            port: to,
-            reserved: [0; 2],
-        },
-        path: PathId::NONE,
-        moves: false,
-        reason: Reason::Probe,
-    })
+        egress.difference,
+        packet.destination,
+        ports,
+        Reason::Probe,
+    ))
 }
 
 /// How a packet leaves by an uplink, if nothing speaks against that.

@@ -15,6 +15,7 @@ mod announce;
 mod bpf_log;
 mod census;
 mod cleanup;
+mod describe;
 mod error;
 mod guard;
 mod keys;
@@ -31,17 +32,16 @@ mod registry;
 mod report;
 mod roster;
 mod serve;
+mod survey;
 mod traffic;
 mod tunnels;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
 use tracing::{info, warn};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::keyring::{KeyName, Keys};
@@ -62,14 +62,10 @@ use crate::prober::Prober;
 
 pub use cleanup::{CleanUp, clean_up};
 pub use error::Error;
-use plan::{PathPlan, PeerPlan, PlanError, Plans, Unlisted};
+use plan::{PathPlan, PeerPlan, PlanError, Unlisted};
 pub use refuse::Refusal;
 use roster::{Claims, Numbers};
-
-/// Peers that are described one by one at start.
-const DESCRIBED: usize = 16;
-/// Round trips as long as over a satellite are rare on uplinks.
-const LONG_ROUND_TRIP: Duration = Duration::from_millis(300);
+use survey::Survey;
 
 /// An uplink while the daemon runs.
 struct UplinkRuntime {
@@ -131,78 +127,13 @@ pub struct Daemon {
     punctuality: priority::Punctuality,
 }
 
-/// What is known before anything is touched.
-struct Survey {
-    watch: Watch,
-    view: View,
-    unlisted: Unlisted,
-    tunnels: Vec<wireguard::Tunnel>,
-    plans: BTreeSet<PeerPlan>,
-    uplinks: Vec<UplinkRuntime>,
-    metrics: Option<TcpListener>,
-}
-
-/// Looks at the host and refuses what cannot work, before anything is touched.
-async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey, Error> {
-    let (watch, view) = Watch::start(netlink).await?;
-    let tunnels = tunnels::read_all(config).await?;
-    let unlisted = plan::unlisted(config, &tunnels);
-    let Plans { peers: plans, missing } = plan::peers(config, &tunnels, &unlisted)?;
-    if let Some(missing) = missing.into_iter().next() {
-        return Err(missing.into());
-    }
-    let destinations: BTreeSet<_> = plans.iter().flat_map(PeerPlan::destinations).collect();
-    let mut uplinks = Vec::new();
-    for (id, uplink) in (0..).map(UplinkId).zip(config.uplinks()) {
-        let (name, interface) = (uplink.name.as_str().to_owned(), uplink.interface.as_str().to_owned());
-        let Some(link) = view.get(&interface) else {
-            return Err(Error::NoInterface { name, interface });
-        };
-        if link.kind == table::LinkKind::ABSENT {
-            return Err(Error::LinkLayer { name, interface });
-        }
-        let mut remembered = uplink::Remembered::default();
-        let state = uplink::State::of(id, uplink, &view, &mut remembered);
-        let usable = state.flags == wgxdp_common::liveness::Flags::NONE;
-        let lacking = destinations
-            .iter()
-            .find(|destination| usable && state.lacks_gateway(uplink, **destination));
-        if let Some(destination) = lacking {
-            let addresses = uplink::describe(link);
-            return Err(Error::NoGateway {
-                name,
-                interface,
-                addresses,
-                destination: *destination,
-            });
-        }
-        uplinks.push(UplinkRuntime {
-            state,
-            remembered,
-            attached: None,
-            guard: guard::Settled::default(),
-        });
-    }
-    refuse::families(config, &plans, &uplinks, &view)?;
-    refuse::ipv6_mtus(config, &plans, &uplinks)?;
-    Ok(Survey {
-        watch,
-        view,
-        unlisted,
-        tunnels,
-        plans,
-        uplinks,
-        metrics: observe::listen(config).await?,
-    })
-}
-
 /// Runs until SIGINT or SIGTERM, and removes everything that it added, also when it fails.
 ///
 /// # Errors
 /// Why it did not start, or stopped.
 pub async fn run(config: Config) -> Result<(), Error> {
     let netlink = Netlink::connect()?;
-    let survey = survey(&config, &netlink).await?;
+    let survey = survey::survey(&config, &netlink).await?;
     let signals = serve::Signals::listen()?;
     let interfaces: Vec<String> = config
         .tunnels()
@@ -468,70 +399,6 @@ impl Daemon {
     /// Has user-space WireGuard forget the source addresses that it learned by another way than the present one.
     async fn refresh_endpoints(&self) {
         tunnels::refresh_endpoints(self.tunnels.to_vec()).await;
-    }
-
-    /// Says what the maps cost, and up to which round trip the fastest probes can be answered if that is not long.
-    fn describe_room(&self) -> Result<(), Error> {
-        let memory = self.dataplane.memory()?;
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        info!(
-            "room for {} listed peers and {} learned clients: {:.1} MB of maps, of which clients take {:.1} MB",
-            self.peers.len() + self.numbers.room(),
-            self.config.max_clients(),
-            megabytes(memory.maps),
-            megabytes(memory.clients)
-        );
-        let fastest = self
-            .peers
-            .values()
-            .map(|plan| plan.interval)
-            .min()
-            .unwrap_or(LONG_ROUND_TRIP);
-        let covered = fastest * self.dataplane.probe_slots();
-        if covered < LONG_ROUND_TRIP {
-            warn!(
-                "with so many peers a path remembers {} probes: replies to probes every {} count within {}; if a round trip takes longer, probe less often",
-                self.dataplane.probe_slots(),
-                humantime::format_duration(fastest),
-                humantime::format_duration(covered)
-            );
-        }
-        Ok(())
-    }
-
-    /// Says what is going to be done, once.
-    fn describe(&self) {
-        for plan in self.peers.values().take(DESCRIBED) {
-            let tunnel = self.tunnel_name(plan);
-            let uplinks = plan
-                .uplinks
-                .iter()
-                .map(|uplink| self.config.uplinks()[*uplink as usize].name.as_str());
-            let uplinks = uplinks.collect::<Vec<_>>().join(", ");
-            let interval = humantime::format_duration(plan.interval);
-            info!(
-                "{tunnel}: {} at {} over {uplinks}, a probe every {interval}",
-                plan.label(),
-                plan.canonical
-            );
-        }
-        let (uplinks, peers) = (self.config.uplinks().len(), self.peers.len());
-        if peers > DESCRIBED {
-            info!("and {} peers more", peers - DESCRIBED);
-        }
-        let many = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-        for (index, tunnel) in self.tunnels.iter().enumerate() {
-            let listed = self.peers.values().filter(|plan| plan.tunnel == index).count();
-            let clients = tunnel.peers.len().saturating_sub(listed);
-            if clients > 0 {
-                info!(
-                    "{}: {} not listed: answered where they last speak, and not probed; list under [[tunnel.peer]] whom this host calls",
-                    tunnel.name,
-                    many(clients, "peer")
-                );
-            }
-        }
-        info!("ready: {}, {}", many(uplinks, "uplink"), many(peers, "peer"));
     }
 
     /// Carries out what the engine decided, in order.

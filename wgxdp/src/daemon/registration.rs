@@ -48,6 +48,11 @@ impl Registered {
         }
     }
 
+    /// How many more clients there is room for.
+    pub(super) fn room(&self) -> usize {
+        self.numbers.room()
+    }
+
     /// When to look who was heard (CLOCK_MONOTONIC); `None` as long as nobody is registered.
     pub(super) fn next_look(&self) -> Option<u64> {
         self.next_look_ns

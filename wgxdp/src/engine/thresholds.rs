@@ -6,8 +6,8 @@
 //! ```text
 //!   last answer      1st missing     2nd missing          k-th missing
 //!   ─────┼───────────────┼───────┬───────┼───────── … ────────┼────┬──→ silence
-//!        0               I    1.5 I     2 I                  k I   │
-//!                                └ suspect_after = 1.5 I + m       └ dead_after = min(k I, max(10 s, 3 I)) + m
+//!        0               I   1.25 I     2 I                  k I   │
+//!                                └ suspect_after = 1.25 I + m      └ dead_after = min(k I, max(10 s, 3 I)) + m
 //!
 //!   m = max(I / 4, 2 ms, 4 × RTTVAR)          RTTVAR as in RFC 6298 section 2; before the first answer 4 × RTTVAR counts as 1 s
 //!   k ≥ 3                                     by the way in which the path loses probes: see `gilbert`
@@ -16,7 +16,8 @@
 //! - k is what keeps false verdicts within the path's share of the budget. When k lost probes are followed by an answered one, the silence reaches
 //!   (k + 1) I, which is too long; with k − 1 it is k I, and m is for those. Nobody waits longer than [`LONGEST`] for a path that
 //!   loses ever so many probes in a row: there the budget is not kept.
-//! - The floor `I / 4` is for our own prober: the third probe may leave that much late and still have its chance to be answered in time.
+//! - The floor `I / 4` is for our own prober: the third probe may leave that much late and still have its chance to be answered in time. As much again makes a path suspect: what
+//!   that costs if it is wrong is a few copies.
 //! - 4 × RTTVAR is for the network. With `I` = 20 ms a steady path is dead 65 ms after its last answer, be its round trip 0.2 ms or 200 ms.
 //! - A round trip that grows at once by less than 2 `I` + m never looks dead, and widens the margin at once. A path whose round trip grows at once by
 //!   more than that cannot be told from one that died, until the answers come after all.
@@ -179,7 +180,7 @@ fn with_margin(interval_ns: u64, needed: u64, variation_ns: u64) -> Thresholds {
     let margin_ns = margin_ns(interval_ns, variation_ns);
     let longest_ns = (LONGEST.as_nanos() as u64).max(DEAD_MIN_UNANSWERED * interval_ns);
     let missed_ns = needed.saturating_mul(interval_ns).min(longest_ns);
-    from_ns(interval_ns + interval_ns / 2 + margin_ns, missed_ns + margin_ns)
+    from_ns(interval_ns + interval_ns / 4 + margin_ns, missed_ns + margin_ns)
 }
 
 fn stretch(thresholds: Thresholds, extra_ns: u64) -> Thresholds {
@@ -217,7 +218,7 @@ mod tests {
             let (tuner, _) = after((0..100).map(|_| Duration::from_micros(us)));
             assert_eq!(
                 tuner.thresholds(),
-                Thresholds::new(35_000, 65_000),
+                Thresholds::new(30_000, 65_000),
                 "round trip {us} µs"
             );
         }
@@ -227,7 +228,7 @@ mod tests {
     fn a_path_that_never_answered_is_given_a_second_more() {
         assert_eq!(
             Tuner::new(INTERVAL, 3).thresholds(),
-            Thresholds::new(1_030_000, 1_060_000)
+            Thresholds::new(1_025_000, 1_060_000)
         );
     }
 
@@ -238,7 +239,7 @@ mod tests {
             tuner.retune(0, needed, &rtt);
             assert_eq!(
                 tuner.thresholds(),
-                Thresholds::new(35_000, dead_after_ms * 1000),
+                Thresholds::new(30_000, dead_after_ms * 1000),
                 "{needed} probes"
             );
         }
@@ -273,7 +274,7 @@ mod tests {
         tuner.resume(1000, now, now - 60_000 * MS, now - 59_800 * MS, &rtt);
         let told = tuner.retune(now, 3, &rtt).expect("stretched");
         assert!(
-            told.dead_after_ns() >= 60_265 * MS && told.suspect_after_ns() >= 60_235 * MS,
+            told.dead_after_ns() >= 60_265 * MS && told.suspect_after_ns() >= 60_230 * MS,
             "{told:?}"
         );
         tuner.answered(999);
@@ -285,7 +286,7 @@ mod tests {
         tuner.answered(1000);
         assert_eq!(
             tuner.retune(now + 200 * MS, 3, &rtt),
-            Some(Thresholds::new(35_000, 65_000))
+            Some(Thresholds::new(30_000, 65_000))
         );
     }
 
@@ -297,7 +298,7 @@ mod tests {
         assert!(tuner.retune(now + 264 * MS, 3, &rtt).is_some(), "still stretched");
         assert_eq!(
             tuner.retune(now + 266 * MS, 3, &rtt),
-            Some(Thresholds::new(35_000, 65_000))
+            Some(Thresholds::new(30_000, 65_000))
         );
         tuner.resume(1001, now + 300 * MS, now, proof, &rtt);
         assert_eq!(tuner.retune(now + 300 * MS, 3, &rtt), None, "no sign of life since");
@@ -308,8 +309,8 @@ mod tests {
     #[test]
     fn a_shorter_interval_counts_from_the_first_answer_on_or_when_none_came_and_a_longer_one_at_once() {
         let (mut tuner, rtt) = after((0..100).map(|_| Duration::from_millis(200)));
-        let slow = Thresholds::new(1_750_000, 3_250_000);
-        let fast = Thresholds::new(35_000, 65_000);
+        let slow = Thresholds::new(1_500_000, 3_250_000);
+        let fast = Thresholds::new(30_000, 65_000);
         tuner.set_interval(1000 * MS, 7, 0, 3, &rtt);
         assert_eq!(tuner.retune(0, 3, &rtt), Some(slow));
         let now = 60_000 * MS;

@@ -99,7 +99,7 @@ fn the_first_actions_say_all_that_the_maps_must_hold() {
         [
             Action::SetThresholds {
                 path,
-                thresholds: Thresholds::new(1_030_000, 1_060_000),
+                thresholds: Thresholds::new(1_025_000, 1_060_000),
             },
             Action::SetPathFlags {
                 path,

@@ -239,7 +239,7 @@ fn a_round_trip_that_jumps_by_two_intervals_kills_nobody_and_widens_the_margin()
     assert!(sim.engine.path(A).expect("a path").thresholds.dead_after_ns() > DEAD_AFTER + 20 * MS);
     sim.run(10 * S);
     assert!(sim.arrivals(A, Down).is_empty());
-    assert_eq!(sim.maps[&A].thresholds, Thresholds::new(35_000, 65_000), "steady again");
+    assert_eq!(sim.maps[&A].thresholds, Thresholds::new(30_000, 65_000), "steady again");
 }
 
 #[test]
