@@ -11,6 +11,7 @@
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::clock::now_ns;
 use crate::frame::Frame;
@@ -332,7 +333,10 @@ impl Fixture {
         for sequence in 0..3 {
             self.probe(path, sequence, 1);
         }
-        self.dataplane.credit(path, now_ns() - silence_ms * 1_000_000);
+        // A guest may not have been up for so long.
+        let silence_ns = silence_ms * 1_000_000;
+        std::thread::sleep(Duration::from_nanos(silence_ns.saturating_sub(now_ns())));
+        self.dataplane.credit(path, now_ns().saturating_sub(silence_ns));
     }
 
     /// The difference that a run makes to the reasons counted for a place.

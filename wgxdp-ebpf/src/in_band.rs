@@ -78,9 +78,26 @@ impl Incoming {
     }
 }
 
-/// What becomes of a probe: [`Reason::Answered`] (then the answer has taken its place), [`Reason::Proof`], or why it ends here.
+/// What becomes of the probe on the workbench: [`Reason::Answered`] (then the answer has taken its place), [`Reason::Proof`], or why it ends here.
+#[inline(always)]
+pub(crate) fn judge(_on_the_workbench: &mut Incoming) -> Reason {
+    // SAFETY: the function returns the number of a reason.
+    unsafe { core::mem::transmute::<u32, Reason>(judge_incoming() as u32) }
+}
+
+/// A function of its own, and a global one: the verifier walks it once, and not once for each way to get here. It may have no argument but numbers; what it is about is on the workbench.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn judge(incoming: &mut Incoming) -> Reason {
+extern "C" fn judge_incoming() -> u64 {
+    let Some(incoming) = WORKBENCH.get_ptr_mut(0) else {
+        return Reason::NotConfigured as u64;
+    };
+    // SAFETY: this CPU's own entry, of which only `judge`'s caller has a reference, which it lent.
+    judged(unsafe { &mut *incoming }) as u64
+}
+
+#[inline(always)]
+fn judged(incoming: &mut Incoming) -> Reason {
     let name = KeyName::new(incoming.probe.key_id(), incoming.from.tunnel);
     let Some(ring): Option<*mut Keyring> = KEYRINGS.get_ptr_mut(name) else {
         return Reason::ProbeStranger;
@@ -266,9 +283,32 @@ fn leave_behind(peer: PeerId, path: PathId) {
     }
 }
 
-/// Makes the prober's request one that can leave over `path`, now. [`Reason::Probe`], or why it cannot.
+/// A probe that is still to be read, on this CPU's workbench: see [`Incoming::new`].
+#[inline(always)]
+pub(crate) fn outgoing() -> Option<&'static mut InBand> {
+    // SAFETY: as in `Incoming::new`.
+    WORKBENCH.get_ptr_mut(0).map(|bench| unsafe { &mut (*bench).probe })
+}
+
+/// Makes the prober's request on the workbench one that can leave over `path`, now. [`Reason::Probe`], or why it cannot.
+#[inline(always)]
+pub(crate) fn compose(_on_the_workbench: &mut InBand, path: PathId) -> Reason {
+    // SAFETY: as in `judge`.
+    unsafe { core::mem::transmute::<u32, Reason>(compose_outgoing(path.0) as u32) }
+}
+
+/// A function of its own, as [`judge_incoming`] is.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn compose(probe: &mut InBand, path: PathId) -> Reason {
+extern "C" fn compose_outgoing(path: u32) -> u64 {
+    match outgoing() {
+        Some(probe) => composed(probe, PathId(path)) as u64,
+        None => Reason::NotConfigured as u64,
+    }
+}
+
+#[inline(always)]
+fn composed(probe: &mut InBand, path: PathId) -> Reason {
     let Some(name) = name(path.peer()) else {
         return Reason::ProbeNoUplink;
     };

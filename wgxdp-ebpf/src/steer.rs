@@ -26,7 +26,6 @@ use wgxdp_common::liveness::Flags;
 use wgxdp_common::message::Message;
 use wgxdp_common::net::{Address, Endpoint, Port};
 use wgxdp_common::record::{Record, RecordKind};
-use wgxdp_common::stamp::in_band::InBand;
 use wgxdp_common::stamp::out_of_band;
 use wgxdp_common::table::{Config, EndpointKey, Path, PeerState, Tunnel};
 use wgxdp_common::tcp::SYN;
@@ -317,17 +316,17 @@ impl Sent<'_> {
         } = *self;
         let path = marked(ctx).filter(|_| udp.source.0 == config.anchor.probe_ident);
         let path = path.ok_or(Reason::OtherPort)?;
-        let mut request = InBand::default();
-        in_band::load(ctx, udp, &mut request)?;
-        let removed = in_band::removed(&request);
+        let request = in_band::outgoing().ok_or(Reason::NotConfigured)?;
+        in_band::load(ctx, udp, request)?;
+        let removed = in_band::removed(request);
         let port = in_band::tunnel(path).ok_or(Reason::ProbeNoUplink)?;
         let uplink = probe::uplink(path).ok_or(Reason::ProbeNoUplink)?;
         let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
-        match in_band::compose(&mut request, path) {
+        match in_band::compose(request, path) {
             Reason::Probe => {}
             refused => return Err(refused),
         }
-        in_band::store(ctx, udp, &request, removed)?;
+        in_band::store(ctx, udp, request, removed)?;
         // As in `probes`.
         ctx.set_mark(0);
         let (addresses, ports) = (self.source_to(&egress), [port, udp.destination]);
