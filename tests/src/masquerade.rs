@@ -45,7 +45,7 @@ impl Lab {
         router.ip([
             format!("addr del {v4}.1/24 dev {TO_HUB}"),
             format!("addr add {v4}.1/24 dev {TO_HUB}"),
-            format!("route replace 203.0.113.1/32 via {v4}.2 dev {TO_HUB}"),
+            format!("route replace {}/32 via {v4}.2 dev {TO_HUB}", self.hub_endpoint().ip()),
         ])
     }
 

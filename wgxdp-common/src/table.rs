@@ -7,6 +7,8 @@
 //! only after a grace period. A [`Path`]'s uplink and endpoint and a [`Peer`]'s canonical endpoint are written before anything refers to them
 //! and not changed while something does; what does change (`order`, `thresholds`, `flags`, `largest`) is one aligned word each.
 
+use core::net::SocketAddr;
+
 use crate::abi::{MAX_PATHS_PER_PEER, MAX_TUNNELS, MAX_UPLINKS};
 use crate::checksum::Difference;
 use crate::client::LocalId;
@@ -200,6 +202,18 @@ pub struct EndpointKey {
     pub port: Port,
     /// Our tunnel's listen port.
     pub tunnel: Port,
+}
+
+impl EndpointKey {
+    /// Of this endpoint, for the tunnel with this listen port.
+    #[must_use]
+    pub fn of(endpoint: SocketAddr, tunnel: Port) -> Self {
+        Self {
+            endpoint: endpoint.ip().into(),
+            port: endpoint.port().into(),
+            tunnel,
+        }
+    }
 }
 
 /// Whose endpoint it is, and which path a packet from there came over. Written before packets can match it, replaced and never edited.

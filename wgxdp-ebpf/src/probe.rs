@@ -1,12 +1,12 @@
 //! Probes, echoes, STAMP's and SYNs: stamped by `steer` when they leave, proven by `guard` or `restore` when the authentic reply arrives.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::{PathId, UplinkId};
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::stamp::{BASE_LEN, out_of_band};
 use wgxdp_common::table::{ProbeSlot, Proof};
 
+use crate::choose::clock;
 use crate::maps::{PATHS, PROBES, PROOFS, field, probe_slots, read, write};
 use crate::outcome::add;
 use crate::packet::Datagram;
@@ -31,8 +31,7 @@ pub(crate) fn uplink(path: PathId) -> Option<UplinkId> {
 pub(crate) fn leaves(payload: Payload, sequence: u16) -> Option<()> {
     let slot = slot(payload.path, sequence)?;
     let proof = PROOFS.get_ptr_mut(payload.path.0)?;
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock();
     write(field!(slot, sent_ns), now_ns);
     write(field!(slot, sequence), u32::from(sequence));
     write(field!(slot, nonce), payload.nonce);
@@ -46,8 +45,7 @@ pub(crate) fn leaves(payload: Payload, sequence: u16) -> Option<()> {
 #[inline(always)]
 pub(crate) fn age_ns(path: PathId, sequence: u16) -> Option<u64> {
     let slot = slot(path, sequence)?;
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock();
     Some(now_ns.saturating_sub(read(field!(slot, sent_ns))))
 }
 
@@ -64,8 +62,7 @@ pub(crate) fn arrives(payload: Payload, sequence: u16, over: UplinkId) -> Option
     }
     let proof = PROOFS.get_ptr_mut(payload.path.0)?;
     write(field!(slot, nonce), 0);
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock();
     let rtt_ns = now_ns.saturating_sub(read(field!(slot, sent_ns)));
     prove(proof, now_ns, rtt_ns);
     records::emit(Record {

@@ -300,11 +300,7 @@ pub(super) fn endpoint_entries(
         .chain([canonical])
         .collect();
     let entry = |endpoint: SocketAddr| {
-        let key = EndpointKey {
-            endpoint: endpoint.ip().into(),
-            port: endpoint.port().into(),
-            tunnel: port.into(),
-        };
+        let key = EndpointKey::of(endpoint, port.into());
         let here = paths.iter().filter(|(_, _, of_path)| *of_path == endpoint);
         let endpoint = here.fold(EndpointRef::new(id), |entry, (path, uplink, _)| {
             entry.with_path(*uplink, path.slot())

@@ -72,11 +72,7 @@ impl Daemon {
     pub(super) fn register(&mut self, registration: &Registration) {
         let Registered { registry, retired, .. } = &mut self.registered;
         let owner = |endpoint: SocketAddr| {
-            let key = EndpointKey {
-                endpoint: endpoint.ip().into(),
-                port: endpoint.port().into(),
-                tunnel: registration.name.tunnel,
-            };
+            let key = EndpointKey::of(endpoint, registration.name.tunnel);
             self.claims.owner(&key).filter(|owner| !retired.contains(owner))
         };
         let gone = registry.register(registration, owner);
@@ -129,13 +125,8 @@ impl Daemon {
             entry.largest = self.fits(at.uplink, at.endpoint, client.canonical);
             self.dataplane.credit(path, monotonic_ns());
             if tell {
-                let uplink = self.config.uplinks()[at.uplink.0 as usize].name.as_str();
-                info!(
-                    "{}: {} is at {} over {uplink}, by its own probes",
-                    config.interface.as_str(),
-                    client.label(),
-                    at.endpoint
-                );
+                let interface = config.interface.as_str();
+                info!("{interface}: {}, by its own probes", self.client_path(path, at));
             }
         }
         self.dataplane.describe_peer(id, &peer, paths);

@@ -88,7 +88,7 @@ pub(super) struct Registry {
     changed: HashSet<KeyName>,
 }
 
-/// A path that has become silent, or is no more.
+/// A path that has become silent, or is heard again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) path: PathId,
@@ -307,8 +307,8 @@ impl Registry {
         before
     }
 
-    /// A look at who was heard when: `heard` is what the programs noted of a path. Returns which paths have become silent or are no
-    /// more, and the numbers of those who are forgotten.
+    /// A look at who was heard when: `heard` is what the programs noted of a path. Returns which paths have become silent or are
+    /// heard again, and the numbers of those who are forgotten.
     pub(super) fn look(&mut self, now_ns: u64, heard: impl Fn(PathId) -> Heard) -> (Vec<Found>, Vec<PeerId>) {
         let (mut found, mut empty) = (Vec::new(), Vec::new());
         for (id, name) in &self.by_id {
