@@ -90,8 +90,8 @@ fn guests(kernel: Option<vm::Series>, words: Vec<String>, json: bool) -> Result<
             None if json => eprintln!("{series} | {line}"),
             None => println!("{series} | {line}"),
         };
-        let guest = vm::run(&kernel, &programs, std::slice::from_ref(&laboratory), show)?;
-        if let Some(failure) = guest.failure {
+        let guest = vm::Guest::prepare(kernel, &programs, vec![laboratory.clone()])?;
+        if let Some(failure) = guest.run(show)?.failure {
             bail!("{series}: {failure}");
         }
     }

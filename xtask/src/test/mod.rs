@@ -11,15 +11,18 @@
 //!
 //! Cargo builds the test programs; we run them ourselves, so that the same files serve the host and the guests, and root
 //! runs tests but never a compiler.
+//!
+//! The guests run side by side: each is alone with its own clock, and waits more than it computes.
 
 mod programs;
 mod report;
 pub(crate) mod tally;
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 
 use self::programs::Programs;
@@ -53,7 +56,7 @@ pub(crate) fn run(args: &TestArgs) -> ExitCode {
         eprintln!("\nerror: {error:#}");
         report.add(
             "setup",
-            std::time::Duration::ZERO,
+            Duration::ZERO,
             Outcome::Failed(format!("{error:#}"), Tally::default()),
         );
     }
@@ -67,8 +70,7 @@ pub(crate) fn run(args: &TestArgs) -> ExitCode {
 
 /// Runs them, up to the first that fails. An error is one of preparation; a stage's own failure is in the report.
 fn stages(args: &TestArgs, report: &mut Report) -> Result<()> {
-    let ci = sh::is_ci();
-    if ci && args.skip_vm {
+    if sh::is_ci() && args.skip_vm {
         bail!("--skip-vm is refused with CI=true, where nothing may be skipped");
     }
     let mut selected: Vec<Stage> = Stage::value_variants()
@@ -86,13 +88,8 @@ fn stages(args: &TestArgs, report: &mut Report) -> Result<()> {
         let mut run = |name: &str, work: &mut dyn FnMut() -> Result<Outcome>| {
             println!("\n== {name}");
             let started = Instant::now();
-            let outcome = judge(work(), ci, args);
-            if let Outcome::Skipped(why) = &outcome {
-                println!("!!!! {name} is NOT run: {why}");
-            }
-            let goes_on = !matches!(outcome, Outcome::Failed(..));
-            report.add(name, started.elapsed(), outcome);
-            goes_on
+            let outcome = work();
+            report.add(name, started.elapsed(), judge(name, outcome, args))
         };
         let goes_on = match stage {
             Stage::Format => run("format", &mut || {
@@ -108,11 +105,7 @@ fn stages(args: &TestArgs, report: &mut Report) -> Result<()> {
                 }
                 let Some(programs) = &programs else { return Ok(()) };
                 match stage {
-                    Stage::Vm => args
-                        .kernel
-                        .map_or(vm::Series::ALL.to_vec(), |one| vec![one])
-                        .into_iter()
-                        .all(|series| run(&format!("vm {series}"), &mut || virtual_machine(series, programs, args))),
+                    Stage::Vm => guests(programs, args, report),
                     Stage::Progrun => run("progrun", &mut || as_root("progrun", programs, args)),
                     Stage::Netns => run("netns", &mut || as_root("netns", programs, args)),
                     _ => run("host", &mut || programs.run_host(&args.filter)),
@@ -133,7 +126,8 @@ const PASSED: Outcome = Outcome::Passed(Tally {
 });
 
 /// What a stage's work means for the run: in CI a skipped stage or an ignored test is a failure.
-fn judge(outcome: Result<Outcome>, ci: bool, args: &TestArgs) -> Outcome {
+fn judge(name: &str, outcome: Result<Outcome>, args: &TestArgs) -> Outcome {
+    let ci = sh::is_ci();
     match outcome {
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -144,6 +138,10 @@ fn judge(outcome: Result<Outcome>, ci: bool, args: &TestArgs) -> Outcome {
             format!("{} tests are ignored, and with CI=true nothing may be", tally.ignored),
             tally,
         ),
+        Ok(Outcome::Skipped(why)) => {
+            println!("!!!! {name} is NOT run: {why}");
+            Outcome::Skipped(why)
+        }
         Ok(outcome) => outcome,
     }
 }
@@ -189,25 +187,64 @@ fn as_root(name: &str, programs: &Programs, args: &TestArgs) -> Result<Outcome> 
     programs.run_as_root(name, privilege, &args.filter)
 }
 
-fn virtual_machine(series: vm::Series, programs: &Programs, args: &TestArgs) -> Result<Outcome> {
+/// Runs the guests that were asked for, side by side. Whether none failed.
+fn guests(programs: &Programs, args: &TestArgs, report: &mut Report) -> bool {
+    let all = args.kernel.map_or(vm::Series::ALL.to_vec(), |one| vec![one]);
+    let names: Vec<String> = all.iter().map(|series| format!("vm {series}")).collect();
+    println!("\n== {}", names.join(", "));
+    // One after the other, because they strip the same programs.
+    let prepared: Vec<_> = all.iter().map(|series| prepare(*series, programs, args)).collect();
+    let ended: Vec<_> = thread::scope(|scope| {
+        let boot = |(series, prepared): (vm::Series, Result<Prepared>)| {
+            scope.spawn(move || {
+                let started = Instant::now();
+                let outcome = prepared.and_then(|prepared| prepared.run(series));
+                (outcome, started.elapsed())
+            })
+        };
+        let started: Vec<_> = all.into_iter().zip(prepared).map(boot).collect();
+        let panicked = |_| (Err(anyhow!("a panic")), Duration::ZERO);
+        started
+            .into_iter()
+            .map(|guest| guest.join().unwrap_or_else(panicked))
+            .collect()
+    });
+    let mut all_well = true;
+    for (name, (outcome, took)) in names.iter().zip(ended) {
+        all_well &= report.add(name, took, judge(name, outcome, args));
+    }
+    all_well
+}
+
+/// A guest that can be booted, or why there is none.
+enum Prepared {
+    Guest(vm::Guest),
+    Skipped(String),
+}
+
+fn prepare(series: vm::Series, programs: &Programs, args: &TestArgs) -> Result<Prepared> {
     if std::env::consts::ARCH != "x86_64" {
-        return Ok(Outcome::Skipped(
-            "the guests run this host's programs on x86-64 kernels".into(),
-        ));
+        let why = "the guests run this host's programs on x86-64 kernels";
+        return Ok(Prepared::Skipped(why.into()));
     }
     let Some(kernel) = vm::kernel(series)? else {
-        return Ok(Outcome::Skipped(format!(
-            "this Debian's archive has no cloud kernel {series}"
-        )));
+        let why = format!("this Debian's archive has no cloud kernel {series}");
+        return Ok(Prepared::Skipped(why));
     };
-    let guest = vm::run(
-        &kernel,
-        &programs.guest_programs()?,
-        &programs.guest_tests(series, &args.filter)?,
-        &mut |line| println!("{series} | {line}"),
-    )?;
-    Ok(match guest.failure {
-        None => Outcome::Passed(guest.tally),
-        Some(why) => Outcome::Failed(why, guest.tally),
-    })
+    let tests = programs.guest_tests(series, &args.filter)?;
+    vm::Guest::prepare(kernel, &programs.guest_programs()?, tests).map(Prepared::Guest)
+}
+
+impl Prepared {
+    fn run(self, series: vm::Series) -> Result<Outcome> {
+        let guest = match self {
+            Self::Guest(guest) => guest,
+            Self::Skipped(why) => return Ok(Outcome::Skipped(why)),
+        };
+        let ended = guest.run(&mut |line| println!("{series} | {line}"))?;
+        Ok(match ended.failure {
+            None => Outcome::Passed(ended.tally),
+            Some(why) => Outcome::Failed(why, ended.tally),
+        })
+    }
 }

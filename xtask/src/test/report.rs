@@ -36,9 +36,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Adds a stage.
-    pub(crate) fn add(&mut self, stage: impl Into<String>, took: Duration, outcome: Outcome) {
+    /// Adds a stage. Whether it did not fail.
+    pub(crate) fn add(&mut self, stage: impl Into<String>, took: Duration, outcome: Outcome) -> bool {
+        let goes_on = !matches!(outcome, Outcome::Failed(..));
         self.rows.push((stage.into(), took, outcome));
+        goes_on
     }
 
     /// Whether nothing failed, and something passed.

@@ -47,13 +47,22 @@ pub(crate) fn kernel(series: Series) -> Result<Option<Kernel>> {
     kernel::obtain(series)
 }
 
-/// Boots the kernel and runs the tests. The first of `programs` is the guest's init. `show` gets what they print, line by line.
-pub(crate) fn run(
-    kernel: &Kernel,
-    programs: &[&Path],
-    tests: &[GuestTest],
-    show: &mut dyn FnMut(&str),
-) -> Result<GuestResult> {
-    let image = initramfs::build(kernel, programs, tests)?;
-    qemu::run(kernel, &image, tests, show)
+/// What is booted: a kernel, the root for it, and what its init will run.
+pub(crate) struct Guest {
+    kernel: Kernel,
+    image: PathBuf,
+    tests: Vec<GuestTest>,
+}
+
+impl Guest {
+    /// Builds its root. The first of `programs` is the guest's init. One at a time.
+    pub(crate) fn prepare(kernel: Kernel, programs: &[&Path], tests: Vec<GuestTest>) -> Result<Self> {
+        let image = initramfs::build(&kernel, programs, &tests)?;
+        Ok(Self { kernel, image, tests })
+    }
+
+    /// Boots it and runs the tests. `show` gets what they print, line by line.
+    pub(crate) fn run(&self, show: &mut dyn FnMut(&str)) -> Result<GuestResult> {
+        qemu::run(&self.kernel, &self.image, &self.tests, show)
+    }
 }
