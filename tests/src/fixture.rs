@@ -230,7 +230,7 @@ impl Fixture {
             clients: CLIENTS,
             keyrings: 8,
         };
-        let mut dataplane = Dataplane::load(room, Pins::default())?;
+        let mut dataplane = Dataplane::load(room, Guard::ALL, Pins::default())?;
         dataplane.publish(config)?;
         let v4_paths = vec![path(A, HUB, HUB), path(B, HUB, HUB), path(A, HUB_SECOND, HUB)];
         let v6_paths = vec![path(A, HUB_V6, HUB_V6), path(B, HUB_V6, HUB_V6)];

@@ -31,12 +31,7 @@ impl Daemon {
         }
         let config = &self.config.uplinks()[index];
         let (name, interface) = (config.name.as_str(), config.interface.as_str());
-        let wanted = match config.xdp {
-            XdpMode::Off => None,
-            XdpMode::Auto | XdpMode::Native => Some(Guard::Native),
-            XdpMode::Generic => Some(Guard::Generic),
-        };
-        let Some(guard) = wanted else {
+        let Some(guard) = wanted(config.xdp) else {
             self.dataplane.detach_guard(device.ifindex)?;
             info!("{name}: guard is off, as configured");
             return Ok(());
@@ -69,5 +64,14 @@ impl Daemon {
                 refusal: refusal.into(),
             }),
         }
+    }
+}
+
+/// Who is to run `guard` where that is asked for.
+pub(super) const fn wanted(mode: XdpMode) -> Option<Guard> {
+    match mode {
+        XdpMode::Off => None,
+        XdpMode::Auto | XdpMode::Native => Some(Guard::Native),
+        XdpMode::Generic => Some(Guard::Generic),
     }
 }

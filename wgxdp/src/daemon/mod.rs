@@ -183,11 +183,16 @@ impl Daemon {
             clients: config.max_clients(),
             keyrings: roster::capacity(peers).ok_or(Error::TooManyPeers(peers))?,
         };
+        let guards: BTreeSet<_> = config
+            .uplinks()
+            .iter()
+            .filter_map(|uplink| guard::wanted(uplink.xdp))
+            .collect();
         #[cfg_attr(
             not(feature = "bpf-log"),
             expect(unused_mut, reason = "the programs' logger takes the object by mutable reference")
         )]
-        let mut dataplane = Dataplane::load(room, Pins::default())?;
+        let mut dataplane = Dataplane::load(room, guards, Pins::default())?;
         #[cfg(feature = "bpf-log")]
         bpf_log::start(dataplane.ebpf());
         // SAFETY: the ring buffer owns its descriptor, which stays open and the same until it is dropped.

@@ -156,18 +156,18 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Loads the programs with this much room. Nothing is attached or pinned yet.
+    /// Loads the programs with this much room, of `guard` those that are wanted. Nothing is attached or pinned yet.
     ///
     /// # Errors
     /// When the object or the kernel refuses.
-    pub fn load(room: Room, pins: Pins) -> Result<Self, Error> {
+    pub fn load(room: Room, guards: impl IntoIterator<Item = Guard>, pins: Pins) -> Result<Self, Error> {
         let mut ebpf = load_programs(room)?;
         for program in [PROGRAM_STEER, PROGRAM_RESTORE, PROGRAM_CLAMP_MSS] {
             typed_program::<SchedClassifier>(&mut ebpf, program)?
                 .load()
                 .map_err(refused(program))?;
         }
-        for guard in Guard::ALL {
+        for guard in guards {
             let program = guard.program();
             typed_program::<Xdp>(&mut ebpf, program)?
                 .load()
