@@ -178,7 +178,7 @@ fn losses(channel: Channel, interval: Duration, runs: u64, mut random: Random) -
     let mut rtt = Rtt::default();
     (0..100).for_each(|_| rtt.sample(NEAR));
     let mut tuner = Tuner::new(interval.as_nanos() as u64, gilbert.needed());
-    let mut dead_after = Vec::new();
+    let mut dead_after = Histogram::default();
     let (mut probes, mut outcome, mut expected) = (0, Outcome::default(), 0.0);
     for run in 0..runs {
         let (good, bad) = (random.geometric(channel.p), random.geometric(channel.r));
@@ -194,13 +194,13 @@ fn losses(channel: Channel, interval: Duration, runs: u64, mut random: Random) -
         } else {
             expected += chance;
             probes += good + bad;
-            dead_after.push(dead_after_ns);
+            dead_after.note(dead_after_ns);
         }
         (0..bad).for_each(|_| gilbert.lost());
     }
     let seconds = probes as f64 * interval.as_secs_f64();
     outcome.per_week = expected / (seconds / WEEK);
-    outcome.finish(seconds, dead_after)
+    outcome.finish(seconds, &dead_after)
 }
 
 fn timed(
@@ -215,7 +215,7 @@ fn timed(
     let mut loss = Loss::new(gilbert, &Objectives::default());
     let mut rtt = Rtt::default();
     let mut coming: BinaryHeap<Reverse<(u64, u32, Duration)>> = BinaryHeap::new();
-    let mut dead_after = Vec::new();
+    let mut dead_after = Histogram::default();
     let (mut outcome, mut proof_ns) = (Outcome::default(), 0);
     for sequence in 0..probes as u32 {
         let now_ns = u64::from(sequence) * interval_ns;
@@ -226,7 +226,7 @@ fn timed(
             let dead_after_ns = tuner.thresholds().dead_after_ns();
             let silent = at_ns - proof_ns >= dead_after_ns;
             outcome.counted += u64::from(silent && loss.sent_after(proof_ns) >= DEAD_MIN_UNANSWERED);
-            dead_after.push(dead_after_ns);
+            dead_after.note(dead_after_ns);
             proof_ns = at_ns;
             rtt.sample(took);
             loss.answered(answered);
@@ -241,17 +241,48 @@ fn timed(
     }
     let seconds = probes as f64 * interval.as_secs_f64();
     outcome.per_week = outcome.counted as f64 / (seconds / WEEK);
-    outcome.finish(seconds, dead_after)
+    outcome.finish(seconds, &dead_after)
 }
 
 impl Outcome {
-    fn finish(mut self, seconds: f64, mut dead_after: Vec<u64>) -> Self {
+    fn finish(mut self, seconds: f64, dead_after: &Histogram) -> Self {
         self.weeks = seconds / WEEK;
-        dead_after.sort_unstable();
-        let quantile = |percent| dead_after.get(dead_after.len() * percent / 100).copied().unwrap_or(0);
-        self.dead_after_p50 = Duration::from_nanos(quantile(50));
-        self.dead_after_p99 = Duration::from_nanos(quantile(99));
+        self.dead_after_p50 = dead_after.quantile(50);
+        self.dead_after_p99 = dead_after.quantile(99);
         self
+    }
+}
+
+/// How often which time was seen. A year has too many to keep them all.
+#[derive(Debug, Default)]
+struct Histogram {
+    /// By tenths of a millisecond.
+    counts: Vec<u64>,
+}
+
+impl Histogram {
+    const STEP_NS: u64 = 100_000;
+
+    fn note(&mut self, ns: u64) {
+        let place = (ns / Self::STEP_NS) as usize;
+        if place >= self.counts.len() {
+            self.counts.resize(place + 1, 0);
+        }
+        self.counts[place] += 1;
+    }
+
+    /// The least time that so many in a hundred do not exceed, to a tenth of a millisecond.
+    fn quantile(&self, percent: u64) -> Duration {
+        let mut left = self.counts.iter().sum::<u64>() * percent / 100;
+        let within = |count: &u64| match left.checked_sub(*count) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        };
+        let place = self.counts.iter().position(within).unwrap_or(0) as u64;
+        Duration::from_nanos(place * Self::STEP_NS)
     }
 }
 
@@ -325,6 +356,15 @@ mod tests {
         }
         let worse = if k == 1 { channel.p } else { 1.0 - channel.r };
         share[k as usize - 1] * worse
+    }
+
+    #[test]
+    fn a_quantile_is_what_so_many_in_a_hundred_do_not_exceed() {
+        let mut histogram = Histogram::default();
+        (1..=200).for_each(|tenths| histogram.note(tenths * Histogram::STEP_NS + 7));
+        assert_eq!(histogram.quantile(50), Duration::from_micros(10_100));
+        assert_eq!(histogram.quantile(99), Duration::from_micros(19_900));
+        assert_eq!(Histogram::default().quantile(50), Duration::ZERO);
     }
 
     #[test]
