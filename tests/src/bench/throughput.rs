@@ -1,11 +1,11 @@
-//! TCP and UDP through the tunnel, both ways, in one laboratory with one tunnel of MTU 1420, three times in a round: without wgxdp, with it but for its XDP
-//! program, and with all of it (`guarded`). For either the daemon starts, the transfers are measured, the daemon stops and takes all that is its own away.
-//! A ratio is to the same round's transfer without wgxdp. Rounds begin with each of the three in turn, so that a machine that becomes faster or slower
+//! TCP and UDP through the tunnel, both ways, in one laboratory with one tunnel of MTU 1420, four times in a round: without wgxdp, with it but for its XDP
+//! program, with all of it (`guarded`), and without it but with an empty XDP program on each uplink. For wgxdp the daemon starts, the transfers are measured, the daemon stops and takes all that is its own away.
+//! A ratio is to the same round's transfer without wgxdp. Rounds begin with each of the four in turn, so that a machine that becomes faster or slower
 //! favours none; and they are many and short. The branch's sender or receiver and its wireguard-go share one core, the hub's another.
 //! `…_busy_ratio` is of what a byte costs all cores, which does not depend on who waits for whom; on an idle machine it says more than the rates.
 //!
-//! The uplinks are veths. To have XDP look at a frame, a veth may have to copy what the other end sends (`veth_convert_skb_to_xdp_buff`); what `guarded` costs on a
-//! network card was not measured.
+//! The uplinks are veths. To have XDP look at a frame, any XDP, a veth may have to copy what the other end sends (`veth_convert_skb_to_xdp_buff`), as no network card
+//! has to: that is what the empty program costs, and `guarded_to_empty_xdp_ratio` what `guard` and the rest of wgxdp cost on a device that runs XDP anyway.
 //!
 //! That packets took the way that is measured is read from the programs' pinned counts: with wgxdp they steered and restored, without it
 //! there are no pins. `failovers` says how often a starved machine looked like a dead path meanwhile.
@@ -22,8 +22,9 @@ use super::figure::Summary;
 use super::{Bound, Figure, Scale, Unit};
 use crate::cores::usable;
 use crate::daemon::{Daemon, Settings};
-use crate::topology::{BRANCH_INNER, Family, HUB_INNER, Lab};
+use crate::topology::{BRANCH_INNER, Family, HUB_INNER, Lab, Uplink};
 use crate::traffic::bulk::{self, Measured, Transport};
+use crate::xdp::Foreign;
 
 /// Its name.
 pub const NAME: &str = "throughput";
@@ -70,15 +71,29 @@ enum Way {
 enum Carrier {
     /// The kernel alone.
     Plain,
+    /// The kernel, and on each uplink an XDP program that does nothing.
+    EmptyXdp,
     /// wgxdp, with this `xdp`.
     Wgxdp(Option<&'static str>),
 }
 
-/// All of them, the one that the others are compared with first, and what the figures call them.
-const CARRIERS: [(&str, &str, Carrier); 3] = [
-    ("without", "", Carrier::Plain),
-    ("with", "", Carrier::Wgxdp(Some("off"))),
-    ("guarded", "guarded_", Carrier::Wgxdp(None)),
+/// All of them, and what the figures call them.
+const CARRIERS: [(&str, Carrier); 4] = [
+    ("without", Carrier::Plain),
+    ("with", Carrier::Wgxdp(Some("off"))),
+    ("guarded", Carrier::Wgxdp(None)),
+    ("with_empty_xdp", Carrier::EmptyXdp),
+];
+const WITHOUT: usize = 0;
+const WITH: usize = 1;
+const GUARDED: usize = 2;
+const EMPTY_XDP: usize = 3;
+/// Which is compared with which, what the figures call that, and what must be left.
+const RATIOS: [(&str, usize, usize, Option<Bound>); 4] = [
+    ("", WITH, WITHOUT, Some(LEAST)),
+    ("guarded_", GUARDED, WITHOUT, Some(LEAST)),
+    ("empty_xdp_", EMPTY_XDP, WITHOUT, None),
+    ("guarded_to_empty_xdp_", GUARDED, EMPTY_XDP, Some(LEAST)),
 ];
 
 /// Of each of [`FLOWS`].
@@ -114,8 +129,13 @@ pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> 
         let mut round = [NOTHING; CARRIERS.len()];
         for turn in 0..CARRIERS.len() {
             let place = (number + turn) % CARRIERS.len();
-            round[place] = match CARRIERS[place].2 {
+            round[place] = match CARRIERS[place].1 {
                 Carrier::Plain => without(&lab, effort.time)?,
+                Carrier::EmptyXdp => {
+                    let empty = |uplink: Uplink| Foreign::attach(&lab.branch, uplink.name());
+                    let _attached = Uplink::ALL.map(empty).into_iter().collect::<Result<Vec<_>>>()?;
+                    without(&lab, effort.time)?
+                }
                 Carrier::Wgxdp(xdp) => {
                     let (flows, downs) = with(&lab, xdp, effort.time)?;
                     failovers += downs;
@@ -202,26 +222,26 @@ fn describe(round: &Round) -> String {
 fn figures(rounds: &[Round]) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (flow, (name, ..)) in FLOWS.iter().enumerate() {
-        for (carrier, (metric, prefix, what)) in CARRIERS.iter().enumerate() {
-            let of_rounds = |of: &dyn Fn(&Measured, &Measured) -> f64| {
-                let samples = rounds.iter().map(|round| of(&round[carrier][flow], &round[0][flow]));
-                Summary::of(&samples.collect::<Vec<_>>()).context("there was no round")
-            };
-            let figure =
-                |metric: &str, value, unit| Figure::new(NAME, format!("{name}_{metric}"), value, unit, rounds.len());
-            let rate = of_rounds(&|this, _| this.rate)?;
+        let of_rounds = |of: &dyn Fn(&Round) -> f64| {
+            let samples: Vec<f64> = rounds.iter().map(of).collect();
+            Summary::of(&samples).context("there was no round")
+        };
+        let figure =
+            |metric: &str, value, unit| Figure::new(NAME, format!("{name}_{metric}"), value, unit, rounds.len());
+        for (carrier, (metric, _)) in CARRIERS.iter().enumerate() {
+            let rate = of_rounds(&|round| round[carrier][flow].rate)?;
             figures.push(figure(metric, rate.median, Unit::MegabitsPerSecond));
-            if *what == Carrier::Plain {
-                continue;
-            }
-            let (ratio, busy) = (
-                of_rounds(&|this, plain| this.rate / plain.rate)?,
-                of_rounds(&|this, plain| this.busy / plain.busy)?,
-            );
+        }
+        for (prefix, this, other, bound) in RATIOS {
+            let ratio = of_rounds(&|round| round[this][flow].rate / round[other][flow].rate)?;
+            let busy = of_rounds(&|round| round[this][flow].busy / round[other][flow].busy)?;
             let [lower, upper] = ratio.quartiles;
             let figure = |metric: &str, value| figure(&format!("{prefix}{metric}"), value, Unit::Ratio);
             figures.extend([
-                figure("ratio", ratio.median).bounded(LEAST),
+                Figure {
+                    bound,
+                    ..figure("ratio", ratio.median)
+                },
                 figure("ratio_p25", lower),
                 figure("ratio_p75", upper),
                 figure("busy_ratio", busy.median),
@@ -244,9 +264,9 @@ mod tests {
             }; FLOWS.len()]
         };
         let rounds = [
-            [flows(100.0), flows(100.0), flows(50.0)],
-            [flows(50.0), flows(45.0), flows(50.0)],
-            [flows(20.0), flows(19.0), flows(15.0)],
+            [flows(100.0), flows(100.0), flows(50.0), flows(50.0)],
+            [flows(50.0), flows(45.0), flows(50.0), flows(40.0)],
+            [flows(20.0), flows(19.0), flows(15.0), flows(16.0)],
         ];
         let figures = figures(&rounds).expect("there are rounds");
         let value = |metric: &str| figures.iter().find(|figure| figure.metric == metric).map(|f| f.value);
@@ -256,6 +276,10 @@ mod tests {
             assert_eq!((value("ratio"), value("busy_ratio")), (Some(0.95), Some(1.053)));
             assert_eq!((value("ratio_p25"), value("ratio_p75")), (Some(0.9), Some(1.0)));
             assert_eq!((value("guarded"), value("guarded_ratio")), (Some(50.0), Some(0.75)));
+            assert_eq!(
+                (value("empty_xdp_ratio"), value("guarded_to_empty_xdp_ratio")),
+                (Some(0.8), Some(1.0))
+            );
         }
     }
 }
