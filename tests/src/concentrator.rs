@@ -157,8 +157,8 @@ impl Concentrator {
         ];
         plug_in(&attacker, &internet, Ipv4Addr::new(10, 10, 99, 2))?;
 
-        let hub_keys = Keys::generate()?;
-        let keys = (0..CLIENTS).map(|_| Keys::generate()).collect::<Result<Vec<_>>>()?;
+        let hub_keys = Keys::generate();
+        let keys = (0..CLIENTS).map(|_| Keys::generate()).collect::<Vec<_>>();
         let allowed: Vec<String> = (0..CLIENTS).map(|number| format!("{}/32", inner(number))).collect();
         let peers: Vec<Peer<'_>> = keys
             .iter()
@@ -333,13 +333,13 @@ fn raise_isp(uplink: Uplink, hub: &Host, internet: &Host) -> Result<Access> {
         ),
         format!("addr add {transit}.1/24 dev {INTERNET}"),
         format!("link set {INTERNET} up"),
+        format!("route add default via {transit}.2 dev {INTERNET}"),
     ])?;
     internet.ip([
         format!("addr add {transit}.2/24 dev {name}"),
         format!("link set {name} up"),
         format!("route add {subnet}.0/24 via {transit}.1 dev {name}"),
     ])?;
-    router.ip([format!("route add default via {transit}.2 dev {INTERNET}")])?;
     let mut access = Access::new(uplink, Kind::Veth, hub, &router);
     access.lay()?;
     route_service(uplink, &access)?;
@@ -371,12 +371,12 @@ fn plug_in(host: &Host, internet: &Host, address: Ipv4Addr) -> Result<()> {
         ),
         format!("addr add {address}/24 dev {INTERNET}"),
         format!("link set {INTERNET} up"),
+        format!("route add default via {gateway}"),
     ])?;
     internet.ip([
         format!("addr add {gateway}/24 dev {}", host.name()),
         format!("link set {} up", host.name()),
-    ])?;
-    host.ip([format!("route add default via {gateway}")])
+    ])
 }
 
 /// Joins a host to the internet from behind a NAT with this address outside.

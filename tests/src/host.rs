@@ -1,6 +1,6 @@
 //! A laboratory host: an anonymous pair of namespaces.
 //!
-//! A thread unshares its network and mount namespaces, mounts a `/sys`, a `/sys/fs/bpf` and a `/run` of its own there,
+//! A thread unshares its network and mount namespaces, mounts a `/sys`, a `/sys/fs/bpf` and a `/run` of its own there, sets `lo` up
 //! and ends; two file descriptors keep the namespaces. Nothing is named in `/var/run/netns`, so when the laboratory
 //! ends, however it ends, the kernel takes the namespaces with all devices, routes, rules, programs and pins in them.
 //! WireGuard's UAPI sockets and wgxdp's lock live in `/run` and are therefore each host's own: both ends of a tunnel
@@ -8,6 +8,8 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::panic;
@@ -53,12 +55,10 @@ impl Host {
         let namespaces = made
             .unwrap_or_else(|panic| panic::resume_unwind(panic))
             .with_context(|| format!("making the namespaces of host {name} (needs root)"))?;
-        let host = Self {
+        Ok(Self {
             name: name.to_owned(),
             namespaces: Arc::new(namespaces),
-        };
-        host.ip(["link set lo up"])?;
-        Ok(host)
+        })
     }
 
     /// What it is called in messages.
@@ -180,7 +180,24 @@ fn make_namespaces() -> Result<Namespaces> {
     if fs::canonicalize("/var/run").is_ok_and(|path| path != Path::new("/run")) {
         mount(Some("/run"), "/var/run", none, MsFlags::MS_BIND, none).context("binding /run to /var/run")?;
     }
+    set_loopback_up().context("setting lo up")?;
     let net = File::open("/proc/thread-self/ns/net").context("/proc/thread-self/ns/net")?;
     let mount = File::open("/proc/thread-self/ns/mnt").context("/proc/thread-self/ns/mnt")?;
     Ok(Namespaces { net, mount })
+}
+
+/// As `ip link set lo up` (netdevice(7)), of which each program costs a law in an emulated guest a tenth of a second.
+fn set_loopback_up() -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: an interface request is plain numbers and bytes, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the kernel reads a request, which outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -160,7 +160,7 @@ impl Lab {
             raise_isp(Uplink::B, kind_b, &branch, &hub)?,
         ];
 
-        let (branch_keys, hub_keys) = (Keys::generate()?, Keys::generate()?);
+        let (branch_keys, hub_keys) = (Keys::generate(), Keys::generate());
         let hub_peer = Peer {
             public_key: &branch_keys.public,
             allowed_ip: "10.57.0.1/32",
@@ -312,11 +312,11 @@ fn raise_isp(uplink: Uplink, kind: Kind, branch: &Host, hub: &Host) -> Result<Is
     let (name, (v4, v6), (lan4, lan6)) = (uplink.name(), uplink.transit(), uplink.subnets());
     // Fixed addresses, so that the permanent neighbours can be written down on both sides.
     let (router_mac, hub_mac) = ("02:57:00:00:00:01", "02:57:00:00:00:02");
-    router.ip([format!(
-        "link add {TO_HUB} address {router_mac} type veth peer name {name} address {hub_mac} netns {}",
-        hub.netns_path()
-    )])?;
     router.ip([
+        format!(
+            "link add {TO_HUB} address {router_mac} type veth peer name {name} address {hub_mac} netns {}",
+            hub.netns_path()
+        ),
         format!("addr add {v4}.1/24 dev {TO_HUB}"),
         format!("addr add {v6}::1/64 dev {TO_HUB} nodad"),
         format!("link set {TO_HUB} up"),

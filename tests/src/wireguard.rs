@@ -1,12 +1,12 @@
 //! WireGuard at both ends, set up with `wg` and `ip`: the kernel's where there is one, else wireguard-go.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
+use wireguard_control::Key;
 
 use crate::host::Host;
 use crate::poll;
@@ -53,13 +53,13 @@ impl std::fmt::Debug for Keys {
 
 impl Keys {
     /// Fresh keys.
-    ///
-    /// # Errors
-    /// There is no `wg` program.
-    pub fn generate() -> Result<Self> {
-        let private = wg(&["genkey"], "")?;
-        let public = wg(&["pubkey"], &private)?;
-        Ok(Self { private, public })
+    #[must_use]
+    pub fn generate() -> Self {
+        let private = Key::generate_private();
+        Self {
+            public: private.get_public().to_base64(),
+            private: private.to_base64(),
+        }
     }
 }
 
@@ -271,24 +271,4 @@ fn wireguard_go(host: &Host, interface: &str) -> Result<Process> {
         Ok(host.enter(|| UnixStream::connect(&socket)).is_ok())
     })?;
     Ok(process)
-}
-
-/// `wg ARGS` with `input`; what it printed.
-fn wg(args: &[&str], input: &str) -> Result<String> {
-    let mut command = Command::new("wg");
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().context("starting `wg`: install wireguard-tools")?;
-    child
-        .stdin
-        .take()
-        .context("no pipe to wg")?
-        .write_all(input.as_bytes())?;
-    let output = child.wait_with_output()?;
-    ensure!(
-        output.status.success(),
-        "`wg {}` failed ({})",
-        args.join(" "),
-        output.status
-    );
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

@@ -133,7 +133,7 @@ impl Hub {
         let host = Host::new("hub")?;
         host.sysctl(&[QUIET, STRICT].concat())?;
         let accesses = [raise_sink(Uplink::A, &host)?, raise_sink(Uplink::B, &host)?];
-        let keys = Keys::generate()?;
+        let keys = Keys::generate();
         let wireguard = WireGuard::raise(&host, &Setup::new(&keys, "10.57.0.1/24", &[]))?;
         let toml = format!("{}[[tunnel]]\ninterface = \"{INTERFACE}\"\n", uplinks_toml(None));
         let daemon = Daemon::start_in(&host, &toml)?;

@@ -84,7 +84,12 @@ impl Traffic {
         let interval = pace.interval();
         let tcp = Transfer::start(&lab.branch, (&lab.hub, HUB_INNER), 10 * interval)?;
         let payload = udp::SMALL;
-        let udp = Duplex::start(lab, Load { interval, payload })?;
+        let load = Load {
+            interval,
+            payload,
+            real_time: false,
+        };
+        let udp = Duplex::start(lab, load)?;
         let traffic = Self { udp, tcp };
         traffic.await_flow(Duration::from_secs(10))?;
         Ok(traffic)

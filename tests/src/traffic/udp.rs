@@ -2,7 +2,8 @@
 //!
 //! Sender and receiver are threads of this process with sockets in the two hosts, so both read the same clock. The
 //! sender keeps to absolute deadlines: when it was scheduled late it sends what fell due in the last [`CATCH_UP`] at
-//! once and skips what is older, so that a machine that is too slow is not kept busy by its own backlog. Each packet's
+//! once and skips what is older, so that a machine that is too slow is not kept busy by its own backlog. (A late sender's packets
+//! come in a bunch, of which an outage takes more than its time's worth: a benchmark that counts them has the sender run in real time.) Each packet's
 //! own time is noted, which is what [`super::analysis`] reckons with. A packet that the kernel refuses counts as sent:
 //! the application wanted to send it.
 
@@ -14,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 
@@ -40,6 +42,8 @@ pub struct Load {
     pub interval: Duration,
     /// Bytes of a packet's payload; the first eight are its number.
     pub payload: usize,
+    /// Whether the sender runs before all that is not of real time, as if it were another machine (SCHED_RR).
+    pub real_time: bool,
 }
 
 /// A running stream; dropped, it stops.
@@ -158,7 +162,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Has the calling thread run at the lowest real-time priority.
+fn run_in_real_time() -> Result<(), Errno> {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to a structure that lives through the call; 0 names the calling thread.
+    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) }).map(drop)
+}
+
 fn send(socket: &UdpSocket, shared: &Shared, load: Load) {
+    if load.real_time
+        && let Err(e) = run_in_real_time()
+    {
+        eprintln!("a sender that is to be punctual is not ({e})");
+    }
     let [interval, catch_up] = [load.interval, CATCH_UP].map(|time| time.as_nanos() as u64);
     let mut due = now_ns();
     let mut payload = vec![0x57; load.payload];

@@ -41,6 +41,7 @@ fn a_pure_download_comes_by_the_other_uplink_as_soon_as_the_first_is_found_dead(
     let load = Load {
         interval,
         payload: SMALL,
+        real_time: false,
     };
     let down = Stream::start((&lab.hub, HUB_INNER), (&lab.branch, BRANCH_INNER), load)?;
     poll::wait_until("the download", BOUND, || Ok(down.counts().1 > 0))?;

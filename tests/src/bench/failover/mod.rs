@@ -115,6 +115,7 @@ fn find_rate(size: Size, time: Duration, progress: &mut dyn FnMut(&str)) -> Resu
         let load = Load {
             interval: Duration::from_secs(1) / rate,
             payload,
+            real_time: true,
         };
         let seen = carrier.explain(undisturbed(&lab, load, time))?;
         progress(&format!(
@@ -294,6 +295,7 @@ mod tests {
         let load = Load {
             interval: Duration::from_micros(100),
             payload: Size::Small.payload(),
+            real_time: true,
         };
         let outages = [outage(30, 290, false), outage(50, 520, false), outage(34, 300, false)];
         let figures = row.figures(&outages, quantiles(&outages).expect("there are some"), load);
