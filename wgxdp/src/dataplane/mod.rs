@@ -344,6 +344,12 @@ impl Dataplane {
         self.tables.paths.store(path.0, field!(Path, flags), flags);
     }
 
+    /// Adds to the reasons against a path.
+    pub fn add_path_flags(&self, path: PathId, flags: Flags) {
+        let before = self.tables.paths.read(path.0).flags;
+        self.set_path_flags(path, before.with(flags));
+    }
+
     /// Sets the silence that makes a path suspect and dead.
     pub fn set_thresholds(&self, path: PathId, thresholds: Thresholds) {
         self.tables.paths.store(path.0, field!(Path, thresholds), thresholds);
