@@ -16,7 +16,7 @@
 //! address that is not theirs to route (RFC 2827); the internet lets everything pass, and the attacker sends whatever it likes in anybody's name.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,9 @@ use crate::frame::Frame;
 use crate::host::Host;
 use crate::nat::Nat;
 use crate::topology::{FORWARD, Family, QUIET, STRICT, Uplink};
+use crate::traffic::Duplex;
 use crate::traffic::answer::{Responder, ask};
+use crate::traffic::udp::{Load, Stream};
 use crate::wire::Wire;
 use crate::wireguard::{INTERFACE, Keys, LISTEN_PORT, Peer, Setup, WireGuard};
 
@@ -84,6 +86,7 @@ impl Local {
 pub struct Client {
     wireguard: WireGuard,
     host: Host,
+    public_key: String,
     hub_public_key: String,
     inner: Ipv4Addr,
     outer: Ipv4Addr,
@@ -96,6 +99,11 @@ impl Client {
     /// Its address as the internet sees it.
     pub fn address(&self) -> Ipv4Addr {
         self.outer
+    }
+
+    /// By which the hub's WireGuard knows it.
+    pub fn public_key(&self) -> &str {
+        &self.public_key
     }
 
     /// Asks the hub through the tunnel until it answers.
@@ -123,11 +131,31 @@ impl Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks([Mark; 2]);
 
+/// Sends UDP packets in anybody's name.
+#[derive(Debug)]
+pub struct Forger(OwnedFd);
+
+impl Forger {
+    /// Sends one.
+    ///
+    /// # Errors
+    /// An end is not of IPv4, or what the kernel said.
+    pub fn send(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Result<()> {
+        let frame = Frame::udp(source, destination, payload).build();
+        let (SocketAddr::V4(to), Some(packet)) = (destination, frame.get(ETHERNET..)) else {
+            anyhow::bail!("{destination} is not of IPv4");
+        };
+        sendto(self.0.as_raw_fd(), packet, &SockaddrIn::from(to), MsgFlags::empty())?;
+        Ok(())
+    }
+}
+
 /// A hub with two uplinks, and clients that it does not know yet.
 #[derive(Debug)]
 pub struct Concentrator {
     captures: [Capture; 2],
-    _hub_wg: WireGuard,
+    /// The hub's.
+    pub hub_wg: WireGuard,
     _responder: Responder,
     clients: Vec<Client>,
     accesses: [Access; 2],
@@ -169,7 +197,7 @@ impl Concentrator {
         let client = |(number, keys)| raise_client(number, keys, &hub_keys, &internet);
         Ok(Self {
             captures,
-            _hub_wg: hub_wg,
+            hub_wg,
             _responder: Responder::start(&hub, HUB_INNER)?,
             clients: keys.iter().enumerate().map(client).collect::<Result<_>>()?,
             accesses,
@@ -256,22 +284,44 @@ impl Concentrator {
         Ok(all)
     }
 
+    /// Starts UDP through the tunnel between a client and the hub, both ways, and waits for nothing.
+    ///
+    /// # Errors
+    /// A socket could not be opened.
+    pub fn traffic(&self, client: usize, load: Load) -> Result<Duplex> {
+        let client = self.client(client);
+        let (client, hub) = ((&client.host, client.inner), (&self.hub, HUB_INNER));
+        Ok(Duplex {
+            up: Stream::start(client, hub, load)?,
+            down: Stream::start(hub, client, load)?,
+        })
+    }
+
+    /// Whatever the hub sends to these addresses ends in the internet, without a word.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn swallow(&self, addresses: &str) -> Result<()> {
+        self.internet.ip([format!("route add blackhole {addresses}")])
+    }
+
     /// The attacker sends a UDP packet in anybody's name.
     ///
     /// # Errors
-    /// An end is not of IPv4, or what the kernel said.
+    /// As [`Forger::send`].
     pub fn spoof(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Result<()> {
-        let frame = Frame::udp(source, destination, payload).build();
-        let (SocketAddr::V4(to), Some(packet)) = (destination, frame.get(ETHERNET..)) else {
-            anyhow::bail!("{destination} is not of IPv4");
-        };
-        self.attacker.enter(|| {
-            // IPPROTO_RAW: the packet brings its IP header along (raw(7)).
-            let flags = SockFlag::SOCK_CLOEXEC;
-            let socket = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw)?;
-            sendto(socket.as_raw_fd(), packet, &SockaddrIn::from(to), MsgFlags::empty())
-        })?;
-        Ok(())
+        self.forger()?.send(source, destination, payload)
+    }
+
+    /// The attacker, who has many to send.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn forger(&self) -> Result<Forger> {
+        // IPPROTO_RAW: packets bring their IP headers along (raw(7)).
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let open = || socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw);
+        Ok(Forger(self.attacker.enter(open)?))
     }
 
     /// Pulls an uplink's cable out of its provider's router.
@@ -414,6 +464,7 @@ fn raise_client(number: usize, keys: &Keys, hub_keys: &Keys, internet: &Host) ->
     let wireguard = WireGuard::raise(&host, &Setup::new(keys, &address, &[hub])).context("a client's WireGuard")?;
     Ok(Client {
         wireguard,
+        public_key: keys.public.clone(),
         hub_public_key: hub_keys.public.clone(),
         inner: inner(number),
         outer,

@@ -12,9 +12,10 @@ use crate::topology::{Lab, TO_HUB, Uplink};
 use crate::wireguard::{INTERFACE, LISTEN_PORT, WireGuard};
 
 /// Where their addresses are.
-const RANGE: &str = "198.18.0.0/15";
-/// The first of their addresses.
+pub(crate) const RANGE: &str = "198.18.0.0/15";
+/// The first of their addresses, and the first of their others.
 const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const OTHERS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 
 /// So many of them, numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,12 +90,18 @@ pub(crate) fn answer(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn endpoint(number: u32) -> SocketAddr {
+/// Where WireGuard knows one of them to be.
+pub(crate) fn endpoint(number: u32) -> SocketAddr {
     (Ipv4Addr::from_bits(FIRST.to_bits() + number), LISTEN_PORT).into()
 }
 
+/// Where it may be besides.
+pub(crate) fn other_endpoint(number: u32) -> SocketAddr {
+    (Ipv4Addr::from_bits(OTHERS.to_bits() + number), LISTEN_PORT).into()
+}
+
 /// Nobody knows the private key to it.
-fn key(number: u32) -> PublicKey {
+pub(crate) fn key(number: u32) -> PublicKey {
     let mut bytes = [0x57; 32];
     let (head, _) = bytes.split_at_mut(4);
     head.copy_from_slice(&number.to_be_bytes());
@@ -109,9 +116,13 @@ mod tests {
     fn no_two_of_a_crowd_are_alike_and_all_are_in_the_range_for_tests() {
         let all: Vec<_> = (0..20_000).map(|number| (key(number), endpoint(number))).collect();
         let keys: std::collections::BTreeSet<_> = all.iter().map(|(key, _)| *key).collect();
-        let endpoints: std::collections::BTreeSet<_> = all.iter().map(|(_, endpoint)| *endpoint).collect();
-        assert_eq!((keys.len(), endpoints.len()), (all.len(), all.len()));
-        let is_for_tests = |endpoint: &SocketAddr| endpoint.to_string().starts_with("198.18.");
+        let endpoints = (0..20_000).flat_map(|number| [endpoint(number), other_endpoint(number)]);
+        let endpoints: std::collections::BTreeSet<_> = endpoints.collect();
+        assert_eq!((keys.len(), endpoints.len()), (all.len(), 2 * all.len()));
+        let is_for_tests = |endpoint: &SocketAddr| {
+            let text = endpoint.to_string();
+            text.starts_with("198.18.") || text.starts_with("198.19.")
+        };
         assert!(endpoints.iter().all(is_for_tests));
     }
 }

@@ -17,6 +17,7 @@
 //! | [`capture`] | which packets pass by a host |
 //! | [`trial`] | cut, measure, heal, measure |
 //! | [`daemon`] | wgxdp under test |
+//! | [`scrape`] | its metrics |
 //! | [`audit`] | what is on a host, before and after |
 //! | [`xdp`] | XDP programs on its devices |
 //! | [`privilege`] | what tests do without root |
@@ -51,6 +52,7 @@ pub mod poll;
 pub mod privilege;
 pub mod process;
 pub mod progrun;
+pub mod scrape;
 pub mod topology;
 pub mod traffic;
 pub mod trial;

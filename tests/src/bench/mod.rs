@@ -20,6 +20,9 @@
 //! | | `steer_v4_to_floor`, `steer_v4_to_empty`, the same of `restore`; `foreign_v4_to_empty`; … | ratio |
 //! | [`clients`] | `rate_1`, `rate_100`, `rate_10000`, `rate_60000` | packets/s |
 //! | | `ratio_100`, `ratio_min_100`, `strangers_ratio_100`, the same of the others | ratio |
+//! | [`registration`] | `paths`, `asked_again`, `late_5ms_calm`, `late_50ms_calm`, the same of `…_crowd` | count |
+//! | | `known_after`, `late_calm`, `late_crowd`, `gap_max` | ms |
+//! | | `late_ratio`, `lost` | ratio, packets |
 //! | [`throughput`] | `tcp_up_without`, `tcp_up_with`, `tcp_up_guarded`, the same of `tcp_down`, `udp_up`, `udp_down` | Mbit/s |
 //! | | `tcp_up_ratio`, `tcp_up_ratio_p25`, `tcp_up_ratio_p75`, `tcp_up_busy_ratio`, `tcp_up_guarded_ratio`, …, the same of the others | ratio |
 //! | | `failovers` | count |
@@ -35,6 +38,7 @@ pub mod gap_scale;
 pub mod machine;
 pub mod probing;
 pub mod programs;
+pub mod registration;
 pub mod throughput;
 
 mod figure;
@@ -69,17 +73,20 @@ pub enum Benchmark {
     Probing,
     /// See [`programs`].
     Programs,
+    /// See [`registration`].
+    Registration,
     /// See [`throughput`].
     Throughput,
 }
 
 impl Benchmark {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Programs,
         Self::Clients,
         Self::Detection,
         Self::Probing,
+        Self::Registration,
         Self::Gap,
         Self::GapScale,
         Self::Failover,
@@ -96,6 +103,7 @@ impl Benchmark {
             Self::GapScale => gap_scale::NAME,
             Self::Probing => probing::NAME,
             Self::Programs => programs::NAME,
+            Self::Registration => registration::NAME,
             Self::Throughput => throughput::NAME,
         }
     }
@@ -112,6 +120,7 @@ impl Benchmark {
             Self::GapScale => "how much longer a cut silences the tunnel with ten thousand peers than with one",
             Self::Probing => "what probing costs the daemon and the machine",
             Self::Programs => "what a packet costs in the programs, by BPF_PROG_TEST_RUN",
+            Self::Registration => "what it costs a hub when ten thousand clients register within a second",
             Self::Throughput => "TCP and UDP through the tunnel, both ways, with wgxdp and without, in turns",
         }
     }
@@ -134,6 +143,7 @@ impl Benchmark {
             Self::GapScale => gap_scale::run(scale, progress),
             Self::Probing => probing::run(scale, progress),
             Self::Programs => programs::run(scale),
+            Self::Registration => registration::run(scale, progress),
             Self::Throughput => throughput::run(scale, progress),
         }
     }

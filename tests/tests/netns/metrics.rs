@@ -1,7 +1,5 @@
 //! The metrics of a running daemon, scraped in the branch.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,6 +7,7 @@ use wgxdp_tests::cut::Cut;
 use wgxdp_tests::daemon::Settings;
 use wgxdp_tests::host::Host;
 use wgxdp_tests::poll;
+use wgxdp_tests::scrape::{get, sample};
 use wgxdp_tests::topology::{Family, Uplink};
 
 use crate::scene::Scene;
@@ -20,39 +19,8 @@ mod parser;
 
 const ADDRESS: &str = "127.0.0.1:9587";
 
-struct Answer {
-    status: String,
-    headers: String,
-    body: String,
-}
-
-/// `GET path` in `host`.
-fn get(host: &Host, path: &str) -> Result<Answer> {
-    let text = host.enter(|| -> Result<String> {
-        let mut stream = TcpStream::connect(ADDRESS).context("connecting to the metrics")?;
-        stream.set_read_timeout(Some(BOUND))?;
-        stream.set_write_timeout(Some(BOUND))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })?;
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .with_context(|| format!("no headers: {text}"))?;
-    let (status, headers) = head.split_once("\r\n").context("no status line")?;
-    Ok(Answer {
-        status: status.to_owned(),
-        headers: headers.to_lowercase(),
-        body: body.to_owned(),
-    })
-}
-
 fn scrape(host: &Host) -> Result<String> {
-    let answer = get(host, "/metrics")?;
+    let answer = get(host, ADDRESS, "/metrics")?;
     ensure!(
         answer.status.starts_with("HTTP/1.1 200"),
         "{}: {}",
@@ -63,18 +31,6 @@ fn scrape(host: &Host) -> Result<String> {
     ensure!(answer.headers.contains(media), "{}", answer.headers);
     ensure!(answer.body.ends_with("# EOF\n"), "no end: {}", answer.body);
     Ok(answer.body)
-}
-
-/// The sum of the samples of this name that bear all of these labels; `None` where there are none.
-fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-    let found: Vec<f64> = text
-        .lines()
-        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-        .filter(|line| labels.iter().all(|label| line.contains(label)))
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
-        .collect();
-    (!found.is_empty()).then(|| found.iter().sum())
 }
 
 fn expect(text: &str, name: &str, labels: &[(&str, &str)], wanted: f64) -> Result<()> {
@@ -126,9 +82,9 @@ fn metrics_tell_of_paths_packets_and_failovers() -> Result<()> {
     };
     let mut scene = Scene::raise_with(Family::V4, &settings)?;
     let host = scene.lab.branch.clone();
-    let health = get(&host, "/healthz")?;
+    let health = get(&host, ADDRESS, "/healthz")?;
     ensure!(health.status.starts_with("HTTP/1.1 200"), "{}", health.status);
-    let lost = get(&host, "/")?;
+    let lost = get(&host, ADDRESS, "/")?;
     ensure!(lost.status.starts_with("HTTP/1.1 404"), "{}", lost.status);
 
     let (a, b) = (("uplink", "isp-a"), ("uplink", "isp-b"));

@@ -17,6 +17,7 @@ mod census;
 mod cleanup;
 mod describe;
 mod error;
+mod families;
 mod guard;
 mod keys;
 mod locals;
@@ -45,6 +46,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
 use wgxdp_common::keyring::{KeyName, Keys};
+use wgxdp_common::liveness::Flags;
 use wgxdp_common::net::Address;
 use wgxdp_common::table;
 
@@ -79,6 +81,8 @@ struct UplinkRuntime {
 /// A path while the daemon runs.
 struct PathRuntime {
     plan: PathPlan,
+    /// What the engine knows to speak against it besides its uplink's flags.
+    told: Flags,
     /// The last probe's sequence number, to make the kernel's 16 bits whole again.
     sequence: u32,
     doubt: report::Doubt,
@@ -116,6 +120,7 @@ pub struct Daemon {
     /// Peers for whose keys there is no room.
     without_keys: usize,
     paths: BTreeMap<PathId, PathRuntime>,
+    untold: Option<families::Untold>,
     published: Option<table::Config>,
     observed: observe::Observed,
     /// What happened to a crowd of paths, and to how many: told when all of them have been.
@@ -233,6 +238,7 @@ impl Daemon {
             locksmith: keys::Locksmith::default(),
             without_keys: 0,
             paths: BTreeMap::new(),
+            untold: None,
             published: None,
             observed: observe::Observed::new(),
             crowd: BTreeMap::new(),
@@ -412,7 +418,9 @@ impl Daemon {
         for action in actions {
             match action {
                 Action::SetUplinkFlags { uplink, flags } => self.dataplane.set_uplink_flags(uplink, flags),
-                Action::SetPathFlags { path, flags } => self.dataplane.set_path_flags(path, flags),
+                Action::SetPathFlags { path, flags } => {
+                    self.dataplane.set_path_flags(path, flags.with(self.path_flags(path)));
+                }
                 Action::SetThresholds { path, thresholds } => self.dataplane.set_thresholds(path, thresholds),
                 Action::LiftLatch { path } => self.dataplane.lift_latch(path),
                 Action::SetStatus { path, state, loss_ppm } => self.dataplane.set_status(path, state, loss_ppm),

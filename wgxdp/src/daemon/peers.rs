@@ -159,21 +159,6 @@ impl Daemon {
         }
     }
 
-    /// Flags the paths whose uplinks lost an address family, or with `back` clears those whose uplinks have it again.
-    pub(super) fn flag_families(&mut self, back: bool) {
-        let wanted = if back { Flags::NONE } else { Flags::ABSENT };
-        let now_ns = monotonic_ns();
-        let mut actions = Vec::new();
-        for runtime in self.paths.values() {
-            if self.family_flags(runtime.plan.uplink, runtime.plan.endpoint) == wanted {
-                let (path, flags) = (runtime.plan.id, wanted);
-                self.engine
-                    .handle(Input::PathFlags { path, flags }, now_ns, &mut actions);
-            }
-        }
-        self.perform(actions);
-    }
-
     fn describe_peer(&mut self, id: PeerId, plan: &PeerPlan, now_ns: u64) {
         let (peer, paths) = plan.entries(id);
         self.dataplane.describe_peer(id, &peer, (0..).zip(paths));
@@ -187,6 +172,7 @@ impl Daemon {
                 path.id,
                 PathRuntime {
                     plan: path,
+                    told: self.family_flags(path.uplink, path.endpoint),
                     sequence: 0,
                     doubt: Doubt::default(),
                 },

@@ -26,7 +26,9 @@ pub(super) struct Registered {
     /// What leads to whom.
     leading: BTreeMap<PeerId, Vec<EndpointKey>>,
     /// Numbers that nobody has any more, but that something may still lead to.
-    retired: Vec<PeerId>,
+    retired: BTreeSet<PeerId>,
+    /// Clients whose paths were news since the last look.
+    news: usize,
     /// Clients for whose paths there is no room.
     without_room: usize,
     /// Whether others know of less than there is.
@@ -41,7 +43,8 @@ impl Registered {
             registry: Registry::default(),
             numbers,
             leading: BTreeMap::new(),
-            retired: Vec::new(),
+            retired: BTreeSet::new(),
+            news: 0,
             without_room: 0,
             is_unpublished: false,
             next_look_ns: None,
@@ -88,18 +91,16 @@ impl Daemon {
         if self.registered.numbers.spare() < changed.len() {
             self.forget_retired()?;
         }
-        let (mut without_room, many) = (0, changed.len() > TOLD_ONE_BY_ONE);
+        let mut without_room = 0;
         for name in &changed {
             let Some(id) = self.registered.numbers.take() else {
                 without_room += 1;
                 continue;
             };
             let before = self.registered.registry.place(name, id);
-            self.place_client(id, !many)?;
+            self.registered.news += 1;
+            self.place_client(id, self.registered.news <= TOLD_ONE_BY_ONE)?;
             self.retire(before);
-        }
-        if many {
-            info!("{} clients told by which paths they are reached", changed.len());
         }
         if without_room > 0 && without_room != self.registered.without_room {
             warn!(
@@ -176,6 +177,13 @@ impl Daemon {
     /// Looks who was heard when, and does what waits for that.
     pub(super) fn look_at_clients(&mut self) -> Result<(), Error> {
         self.registered.next_look_ns = None;
+        let news = std::mem::take(&mut self.registered.news);
+        if news > TOLD_ONE_BY_ONE {
+            info!(
+                "{} more clients told by which paths they are reached",
+                news - TOLD_ONE_BY_ONE
+            );
+        }
         let now_ns = monotonic_ns();
         let tables = self.dataplane.tables().clone();
         let heard = |path| tables.proof(path).heard;

@@ -51,7 +51,8 @@ impl Daemon {
                 self.observed.set_failovers(transition.peer, failovers.iter());
             }
         }
-        let crowd = self.engine.is_behind() || !self.crowd.is_empty() || transitions.len() > CROWD;
+        let is_telling = self.engine.is_behind() || self.untold.is_some();
+        let crowd = is_telling || !self.crowd.is_empty() || transitions.len() > CROWD;
         for transition in transitions {
             if crowd {
                 self.add_to_crowd(transition);
@@ -64,7 +65,7 @@ impl Daemon {
                 debug!("{}", self.names.line(transition));
             }
         }
-        if !self.engine.is_behind() {
+        if !is_telling {
             for (what, count) in mem::take(&mut self.crowd) {
                 info!("{what} ({count} paths)");
             }

@@ -84,6 +84,7 @@ impl Daemon {
                     self.tick();
                     self.settle_clients()?;
                 }
+                () = sleep_until(self.untold.map(|untold| untold.at_ns)) => self.tell_more_families(),
                 () = sleep_until(Some(self.traffic.next_ns)) => self.read_traffic(),
                 answer = poll.next() => {
                     let _rest = self.priority.rest();
@@ -279,7 +280,7 @@ impl Daemon {
         self.settle_locals(&view)?;
         // What got worse before packets can meet it, what got better after they can use it.
         if families_changed {
-            self.flag_families(false);
+            self.flag_lost_families();
             self.flag_clients(false);
         }
         self.publish()?;
@@ -291,7 +292,7 @@ impl Daemon {
             self.set_flags(UplinkId(index as u32), self.uplinks[index].state.flags);
         }
         if families_changed {
-            self.flag_families(true);
+            self.tell_families();
             self.flag_clients(true);
         }
         self.mtus.note(&self.config, &view);

@@ -247,7 +247,10 @@ impl Dataplane {
     /// # Errors
     /// When a map cannot be written.
     pub fn forget_peer(&mut self, id: PeerId) -> Result<(), Error> {
-        for path in (0..MAX_PATHS_PER_PEER as u32).map(|slot| PathId::new(id, slot)) {
+        let all = (0..MAX_PATHS_PER_PEER as u32).map(|slot| PathId::new(id, slot));
+        // Nothing was counted for a path that never had credit, and forgetting that takes a system call.
+        let used = |path: &PathId| self.tables.proof(*path) != Proof::default();
+        for path in all.filter(used).collect::<Vec<_>>() {
             self.tables.proofs.write(path.0, &Proof::default());
             self.path_counts
                 .set(path.0, nothing_counted()?, 0)
@@ -342,6 +345,12 @@ impl Dataplane {
     /// Sets the reasons against a path.
     pub fn set_path_flags(&self, path: PathId, flags: Flags) {
         self.tables.paths.store(path.0, field!(Path, flags), flags);
+    }
+
+    /// Adds to the reasons against a path.
+    pub fn add_path_flags(&self, path: PathId, flags: Flags) {
+        let before = self.tables.paths.read(path.0).flags;
+        self.set_path_flags(path, before.with(flags));
     }
 
     /// Sets the silence that makes a path suspect and dead.

@@ -12,7 +12,7 @@ use wgxdp_common::abi::{
 use wgxdp_common::client::Whereabouts;
 use wgxdp_common::count::{PathCount, Place, Reason, reason_index};
 use wgxdp_common::id::{PathId, PeerId};
-use wgxdp_common::table::{Config, EndpointKey, Path, Peer, PeerState, Proof, UplinkFlags};
+use wgxdp_common::table::{Config, EndpointKey, OrderedBy, Path, Peer, PeerState, Proof, UplinkFlags};
 
 use super::table::{Table, field};
 use super::{Error, Pins};
@@ -73,6 +73,12 @@ impl Tables {
     #[must_use]
     pub fn proof(&self, path: PathId) -> Proof {
         self.proofs.read(path.0)
+    }
+
+    /// Clients with paths of their own, as the programs know them: one whose paths have just changed has two entries for a while.
+    pub fn registered(&self) -> impl Iterator<Item = Peer> + '_ {
+        let all = (0..self.peers.len()).map(|number| self.peers.read(number));
+        all.filter(|peer| peer.ordered == OrderedBy::FAR_END)
     }
 
     /// The path that carries the peer's traffic; `None` before its first packet.

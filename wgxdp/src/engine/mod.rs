@@ -27,7 +27,7 @@
 //! # Scale
 //! An input costs what its peer's paths cost, and a wake-up what is due: neither asks how many peers there are. An uplink that goes is one write; those who
 //! use it catch up a few at a time, lest thousands of them take the processor from the packets that are moving, and each at the latest when it is next looked
-//! at. When an uplink returns it concerns all who use it at once: every path must be on probation before the kernel sees its uplink again.
+//! at. So they do when it returns, which is one write as well, once all know that it went: every path must be on probation before the kernel sees its uplink again.
 //!
 //! # Invariants
 //! Nothing is convicted by silence that was not asked: a starved, stopped or overslept engine finds the paths as it left them, skips the
@@ -283,7 +283,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&path.peer())
             && let Some(place) = peer.place(path)
         {
-            peer.catch_up(&self.uplinks, self.now_ns, actions);
+            peer.catch_up(&self.uplinks, || self.now_ns, self.now_ns, actions);
             act(peer, place, actions);
             self.agenda.note(peer);
         }
@@ -297,7 +297,7 @@ impl Engine {
         self.hinted.clear();
         for id in &concerned {
             let Some(peer) = self.peers.get_mut(id) else { continue };
-            peer.catch_up(&self.uplinks, self.now_ns, actions);
+            peer.catch_up(&self.uplinks, || self.now_ns, self.now_ns, actions);
             for place in 0..peer.paths.len() {
                 if due.contains(&peer.paths[place].id) {
                     peer.judge(place, self.now_ns, actions);

@@ -79,13 +79,20 @@ impl Peer {
         self.flagged(place, was_usable, against, probe_at_ns, now_ns, out);
     }
 
-    /// Takes what became of its uplinks meanwhile, if it has not yet. An uplink that is back is not among it: that all are told at once.
-    pub(super) fn catch_up(&mut self, uplinks: &BTreeMap<UplinkId, Flags>, now_ns: u64, out: &mut Vec<Action>) {
+    /// Takes what became of its uplinks meanwhile, if it has not yet. `turn` is when to ask a path whose uplink is back.
+    pub(super) fn catch_up(
+        &mut self,
+        uplinks: &BTreeMap<UplinkId, Flags>,
+        mut turn: impl FnMut() -> u64,
+        now_ns: u64,
+        out: &mut Vec<Action>,
+    ) {
         for place in 0..self.paths.len() {
             let path = &self.paths[place];
             match uplinks.get(&path.uplink) {
                 Some(flags) if *flags != path.uplink_flags() => {
-                    self.uplink_flagged(place, *flags, now_ns, now_ns, out);
+                    let probe_at_ns = if *flags == Flags::NONE { turn() } else { now_ns };
+                    self.uplink_flagged(place, *flags, probe_at_ns, now_ns, out);
                 }
                 Some(_) | None => {}
             }

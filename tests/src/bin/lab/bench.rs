@@ -124,7 +124,7 @@ blackhole_max     131   ms          30
         }
         assert_eq!(
             parse_name("gaps").unwrap_err(),
-            "the benchmarks are programs, clients, detection, probing, gap, gap-scale, failover, throughput"
+            "the benchmarks are programs, clients, detection, probing, registration, gap, gap-scale, failover, throughput"
         );
     }
 }

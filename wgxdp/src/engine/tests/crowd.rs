@@ -58,9 +58,7 @@ fn an_uplinks_death_is_one_write_and_its_peers_follow_a_few_at_a_time() {
     assert!((1..=16).contains(&downs(&actions)), "{}", downs(&actions));
     let (mut now, mut all) = (START, downs(&actions));
     while engine.is_behind() {
-        now = engine.next_wakeup().expect("somebody does not know yet");
-        let mut actions = Vec::new();
-        engine.handle(Input::Tick, now, &mut actions);
+        (now, actions) = wake(&mut engine);
         // Besides, somebody's turn to be probed may have come.
         assert!(downs(&actions) <= 18, "{}", downs(&actions));
         all += downs(&actions);
@@ -88,19 +86,142 @@ fn who_is_looked_at_knows_what_became_of_its_uplinks() {
     assert_eq!(engine.active(last), Some(b));
 }
 
+/// What comes of the next wake-up, and when that is.
+fn wake(engine: &mut Engine) -> (u64, Vec<Action>) {
+    let now = engine.next_wakeup().expect("somebody waits for something");
+    let mut actions = Vec::new();
+    engine.handle(Input::Tick, now, &mut actions);
+    (now, actions)
+}
+
+/// An engine of that many peers who all know that uplink A went, and the time by then.
+fn without_a(peers: u32, uplinks: &[UplinkId]) -> (Engine, u64) {
+    let mut engine = crowd(peers, uplinks);
+    engine.handle(flags(Flags::NO_CARRIER), START, &mut Vec::new());
+    let mut now = START;
+    while engine.is_behind() {
+        now = wake(&mut engine).0;
+    }
+    (engine, now)
+}
+
+/// How many paths can be used, as far as their peers know: time alone changes something there.
+fn usable(engine: &Engine) -> usize {
+    engine.due(u64::MAX).count()
+}
+
+const BACK: Action = Action::SetUplinkFlags {
+    uplink: UPLINK_A,
+    flags: Flags::NONE,
+};
+
 #[test]
-fn an_uplink_is_back_for_the_kernel_only_after_every_path_of_it_is_on_probation() {
+fn an_uplink_is_back_for_the_kernel_only_after_every_path_of_it_is_on_probation_which_takes_many_short_steps() {
     let mut engine = crowd(PEERS, &[UPLINK_A, UPLINK_B]);
     engine.handle(flags(Flags::NO_CARRIER), START, &mut Vec::new());
     assert!(engine.is_behind(), "the law is about those who do not know yet");
     let mut actions = Vec::new();
     engine.handle(flags(Flags::NONE), START + MS, &mut actions);
-    let back = |action: &Action| matches!(action, Action::SetUplinkFlags { flags, .. } if *flags == Flags::NONE);
-    let before = actions.iter().position(back).expect("it is back");
+    assert_eq!(actions, [], "it has to wait");
     let held = |action: &&Action| matches!(action, Action::SetPathFlags { flags, .. } if flags.any_of(Flags::HELD));
     // The first 16 were told when it went.
-    assert_eq!(actions[..before].iter().filter(held).count(), PEERS as usize - 16);
-    assert!(!engine.is_behind());
+    let (mut now, mut all) = (START, 16);
+    while engine.is_behind() {
+        assert!(!actions.contains(&BACK));
+        (now, actions) = wake(&mut engine);
+        let told = actions.iter().filter(held).count();
+        assert!(told <= 128, "{told}");
+        all += told;
+    }
+    assert_eq!((all, actions.last()), (PEERS as usize, Some(&BACK)));
+    assert!(now - START < 30 * MS, "{} ms", (now - START) / MS);
+}
+
+#[test]
+fn an_uplink_that_goes_again_before_all_know_is_not_back() {
+    let mut engine = crowd(PEERS, &[UPLINK_A]);
+    for gone_or_back in [Flags::NO_CARRIER, Flags::NONE, Flags::NO_CARRIER] {
+        engine.handle(flags(gone_or_back), START, &mut Vec::new());
+    }
+    while engine.is_behind() {
+        assert!(!wake(&mut engine).1.contains(&BACK));
+    }
+    assert_eq!((usable(&engine), engine.next_wakeup()), (0, None));
+}
+
+#[test]
+fn an_uplink_of_which_all_know_that_it_went_is_back_at_once_while_another_ones_death_is_told() {
+    let (mut engine, now) = without_a(PEERS, &[UPLINK_A, UPLINK_B]);
+    let (uplink, flags_of_b) = (UPLINK_B, Flags::NO_CARRIER);
+    let b_goes = Input::UplinkFlags {
+        uplink,
+        flags: flags_of_b,
+    };
+    engine.handle(b_goes, now, &mut Vec::new());
+    assert!(engine.is_behind());
+    let mut actions = Vec::new();
+    engine.handle(flags(Flags::NONE), now, &mut actions);
+    assert_eq!(actions[0], BACK);
+}
+
+#[test]
+fn ten_thousand_peers_learn_in_short_steps_that_their_uplink_is_back_and_each_ends_where_one_alone_would() {
+    const PEERS: u32 = 10_000;
+    let back_and_heard = |peers: u32| {
+        let (mut engine, mut now) = without_a(peers, &[UPLINK_A, UPLINK_B]);
+        let mut actions = Vec::new();
+        engine.handle(flags(Flags::NONE), now, &mut actions);
+        assert_eq!(actions[0], BACK, "for the kernel it is one write, which comes first");
+        let (since, mut known) = (now, usable(&engine));
+        assert!(known <= PEERS as usize + 128, "{known}");
+        while known < 2 * peers as usize {
+            let before = known;
+            now = wake(&mut engine).0;
+            known = usable(&engine);
+            assert!(known - before <= 128, "{} in one step", known - before);
+        }
+        assert!(now - since < 200 * MS, "{} ms", (now - since) / MS);
+        for path in (0..peers).map(|peer| PathId::new(PeerId(peer), 0)) {
+            let proof = Input::Proof {
+                path,
+                proof_ns: now + MS,
+                unanswered: 0,
+                latched_ns: None,
+            };
+            engine.handle(proof, now + MS, &mut Vec::new());
+        }
+        engine
+    };
+    let view = |engine: &Engine, peer| {
+        let path = engine.path(PathId::new(peer, 0)).expect("a path");
+        (path.state, path.cause, engine.active(peer).map(PathId::slot))
+    };
+    let alone = view(&back_and_heard(1), PeerId(0));
+    assert_eq!((alone.0, alone.2), (PathState::Held, Some(1)));
+    let engine = back_and_heard(PEERS);
+    assert!((0..PEERS).all(|peer| view(&engine, PeerId(peer)) == alone));
+}
+
+#[test]
+fn a_death_in_the_middle_of_a_return_is_written_at_once_and_all_end_without_the_uplink() {
+    let (mut engine, now) = without_a(PEERS, &[UPLINK_A]);
+    engine.handle(flags(Flags::NONE), now, &mut Vec::new());
+    let some = usable(&engine);
+    assert!(
+        (1..PEERS as usize).contains(&some),
+        "{some}: the law is about the middle"
+    );
+    let mut actions = Vec::new();
+    engine.handle(flags(Flags::NO_CARRIER), now, &mut actions);
+    let died = Action::SetUplinkFlags {
+        uplink: UPLINK_A,
+        flags: Flags::NO_CARRIER,
+    };
+    assert_eq!(actions[0], died);
+    while engine.is_behind() {
+        assert!(!wake(&mut engine).1.contains(&BACK));
+    }
+    assert_eq!(usable(&engine), 0);
 }
 
 #[test]
@@ -140,8 +261,7 @@ fn of_thousands_of_peers_a_wake_up_concerns_those_that_are_due_and_a_hint_its_ow
 
 #[test]
 fn when_an_uplink_returns_a_few_paths_are_asked_at_once_and_the_crowd_one_after_the_other() {
-    let mut engine = crowd(PEERS, &[UPLINK_A]);
-    engine.handle(flags(Flags::NO_CARRIER), START, &mut Vec::new());
+    let (mut engine, since) = without_a(PEERS, &[UPLINK_A]);
     let probed = |actions: &[Action]| {
         let probes = actions
             .iter()
@@ -149,16 +269,18 @@ fn when_an_uplink_returns_a_few_paths_are_asked_at_once_and_the_crowd_one_after_
         probes.count()
     };
     let mut actions = Vec::new();
-    // Early enough that nobody's turn has come.
-    engine.handle(flags(Flags::NONE), START + MS, &mut actions);
+    engine.handle(flags(Flags::NONE), since, &mut actions);
     assert!((16..=17).contains(&probed(&actions)), "{}", probed(&actions));
-    let (mut now, mut all) = (START + MS, probed(&actions));
+    let (mut now, mut all) = (since, probed(&actions));
     while all < PEERS as usize {
-        now = engine.next_wakeup().expect("somebody waits to be asked");
-        let mut actions = Vec::new();
-        engine.handle(Input::Tick, now, &mut actions);
-        assert!(probed(&actions) <= 2, "one of the crowd, and one whose turn it is");
+        (now, actions) = wake(&mut engine);
+        // Those whose turn came while the uplink was away are asked as soon as they know of it.
+        assert!(
+            probed(&actions) <= 2,
+            "{} asked at once: one of the crowd, and one whose turn it is",
+            probed(&actions)
+        );
         all += probed(&actions);
     }
-    assert!(now - START < S, "{} ms", (now - START) / MS);
+    assert!(now - since < S, "{} ms", (now - since) / MS);
 }
