@@ -30,6 +30,9 @@ pub const DEAD_MIN_UNANSWERED: u64 = 3;
 pub struct Thresholds(pub u64);
 
 impl Thresholds {
+    /// No silence below an hour means anything: of whoever is not asked none does.
+    pub const NEVER: Self = Self::new(u32::MAX, u32::MAX);
+
     /// From microseconds of silence.
     #[must_use]
     pub const fn new(suspect_after_us: u32, dead_after_us: u32) -> Self {

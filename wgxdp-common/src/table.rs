@@ -388,7 +388,7 @@ impl Path {
     #[must_use]
     pub const fn new(uplink: UplinkId, endpoint: Endpoint, canonical: Address) -> Self {
         Self {
-            thresholds: Thresholds::new(u32::MAX, u32::MAX),
+            thresholds: Thresholds::NEVER,
             flags: Flags::NONE,
             state: PathState::Up as u16,
             reason: 0,

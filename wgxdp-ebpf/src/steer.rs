@@ -243,12 +243,7 @@ impl Sent<'_> {
         let to = if V4 { to.as_v4() } else { to };
         let uplink = read(field!(path, uplink));
         let mut egress = config::egress(self.config, uplink, to.address, V4).ok_or(Reason::NoUplink)?;
-        let local = read(field!(path, local));
-        let source = if local.0 == LocalId::NONE.0 {
-            self.source_to(&egress)
-        } else {
-            self.source_at(&mut egress, uplink, clients::local(local))
-        };
+        let source = self.source_of(path, &mut egress, uplink);
         let departure = Departure {
             addresses: source.with(addressed.difference).with(difference),
             egress,
@@ -320,8 +315,9 @@ impl Sent<'_> {
         in_band::load(ctx, udp, request)?;
         let removed = in_band::removed(request);
         let port = in_band::tunnel(path).ok_or(Reason::ProbeNoUplink)?;
-        let uplink = probe::uplink(path).ok_or(Reason::ProbeNoUplink)?;
-        let egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
+        let entry = path_entry(path)?;
+        let uplink = read(field!(entry, uplink));
+        let mut egress = config::egress(config, uplink, packet.destination, packet.v4).ok_or(Reason::ProbeNoUplink)?;
         match in_band::compose(request, path) {
             Reason::Probe => {}
             refused => return Err(refused),
@@ -329,7 +325,7 @@ impl Sent<'_> {
         in_band::store(ctx, udp, request, removed)?;
         // As in `probes`.
         ctx.set_mark(0);
-        let (addresses, ports) = (self.source_to(&egress), [port, udp.destination]);
+        let (addresses, ports) = (self.source_of(entry, &mut egress, uplink), [port, udp.destination]);
         Ok(Departure::aside(
             egress,
             addresses,
@@ -337,6 +333,17 @@ impl Sent<'_> {
             ports,
             Reason::Probe,
         ))
+    }
+
+    /// Has the packet come from where all of the path's do: see [`Path::local`]. Returns how the source will differ.
+    #[inline(always)]
+    fn source_of(&self, path: *mut Path, egress: &mut Egress, uplink: UplinkId) -> Difference {
+        let local = read(field!(path, local));
+        if local.0 == LocalId::NONE.0 {
+            self.source_to(egress)
+        } else {
+            self.source_at(egress, uplink, clients::local(local))
+        }
     }
 
     /// Has the packet come from this address of ours, if it is one that can leave by the uplink. Returns how the source will differ.

@@ -51,6 +51,7 @@ const METRICS: &str = "127.0.0.1:9587";
 const LOAD: Load = Load {
     interval: Duration::from_millis(1),
     payload: SMALL,
+    real_time: true,
 };
 /// A round of all requests takes this long, and the next one begins so much later.
 const ROUND: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::cut::Cut;
@@ -84,6 +85,12 @@ impl Masqueraded {
         self.logs(await_active(&self.lab.hub, uplink).map(drop))
     }
 
+    /// Waits until the hub has said so.
+    fn await_line(&mut self, text: &str) -> Result<()> {
+        let told = self.hub.await_line(text, 0, BOUND);
+        self.logs(told.map(drop))
+    }
+
     fn wireguard_sees_one_endpoint(&self) -> Result<()> {
         let seen = self.lab.hub_wg.endpoint()?;
         ensure!(
@@ -130,4 +137,29 @@ fn a_concentrator_follows_a_client_whose_nat_forgot_it_and_wireguard_sees_it_whe
         scene.wireguard_sees_one_endpoint()?;
     }
     Ok(())
+}
+
+#[test]
+fn with_its_daemon_stopped_a_client_is_asked_by_the_concentrator_and_both_leave_a_blackhole_until_it_speaks_again()
+-> Result<()> {
+    let Some(_alone) = alone("stopping a client's daemon") else {
+        return Ok(());
+    };
+    let mut scene = Masqueraded::raise()?;
+    let calm_ns = now_ns();
+    scene.branch.signal(Signal::SIGSTOP)?;
+    scene.await_line("asks no more, but answers")?;
+    scene.logs(nothing_lost(scene.traffic.observe_since(calm_ns)?.both()))?;
+
+    let severed = scene.lab.cut(Cut::Blackhole, Uplink::A)?;
+    scene.logs(scene.traffic.await_udp(now_ns(), BOUND))?;
+    scene.await_reply_over(Uplink::B)?;
+    scene.logs(goes_on(scene.traffic.observe_since(severed.at_ns)?.both()))?;
+
+    scene.branch.signal(Signal::SIGCONT)?;
+    let healed_ns = scene.lab.heal(severed)?;
+    scene.await_line("speaks for itself again")?;
+    scene.await_reply_over(Uplink::A)?;
+    scene.logs(nothing_lost(scene.traffic.observe_since(healed_ns)?.both()))?;
+    scene.wireguard_sees_one_endpoint()
 }

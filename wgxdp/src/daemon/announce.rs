@@ -7,7 +7,7 @@
 //! One packet may be lost: as long as nothing arrives by the new path it is sent again, [`TRIES`] times in all, [`PATIENCE`] apart.
 //!
 //! To send one WireGuard is read whole, which with thousands of peers takes the processor from the packets that are moving. So who has no session as far as is known, and therefore sends
-//! nothing, is not told; the others are told in crowds of [`CROWD`] at most, with a rest after each that is as long as the crowd took. Clients are never told: they speak first.
+//! nothing, is not told; the others are told in crowds of [`CROWD`] at most, with a rest after each that is as long as the crowd took. Clients are told only while they are [asked from here](super::asking): else they speak first.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -20,9 +20,8 @@ use tracing::{debug, warn};
 use wgxdp_common::id::{PathId, PeerId};
 use wireguard_control::Key;
 
-use super::Daemon;
-use super::plan::PeerPlan;
-use crate::config::Config;
+use super::{Daemon, tunnels};
+use crate::config::{Config, PublicKey};
 use crate::dataplane::Tables;
 use crate::engine::Transition;
 use crate::host::wireguard;
@@ -110,20 +109,20 @@ impl Daemon {
     /// Has the far end told if the peer's traffic moved.
     pub(super) fn announce(&self, transition: &Transition) {
         if let Some(path) = transition.now_on.filter(|_| transition.moved)
-            && let Some(plan) = self.peers.get(&transition.peer)
-            && self.has_session(plan)
+            && let Some((tunnel, key)) = self.who_is(transition.peer)
+            && tunnels::session(&self.tunnels, tunnel, &key).is_some()
         {
-            let (tunnel, key) = (plan.tunnel, Key(*plan.key.as_bytes()));
+            let key = Key(*key.as_bytes());
             // The task ends with the daemon alone.
             let _ = self.announcer.moves.send(Move { tunnel, key, path });
         }
     }
 
-    /// Whether the peer's WireGuard could send anything that ours understands, by what ours said when it was last read.
-    fn has_session(&self, plan: &PeerPlan) -> bool {
-        let tunnel = self.tunnels.get(plan.tunnel);
-        let peer = tunnel.and_then(|tunnel| tunnel.peer(plan.key.as_bytes()));
-        peer.is_some_and(wireguard::Peer::has_session)
+    /// A listed peer, or a client that is asked from here.
+    fn who_is(&self, peer: PeerId) -> Option<(usize, PublicKey)> {
+        let listed = self.peers.get(&peer).map(|plan| (plan.tunnel, plan.key));
+        let client = self.registered.registry.by_id(peer);
+        listed.or_else(|| client.map(|client| (client.tunnel, client.key)))
     }
 }
 

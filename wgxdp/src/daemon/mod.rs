@@ -11,6 +11,7 @@
 
 mod advice;
 mod announce;
+mod asking;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 mod census;

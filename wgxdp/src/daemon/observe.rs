@@ -43,6 +43,7 @@ struct Shared {
     /// The last reading of WireGuard, which tells of all peers or of none: nobody asks it for each scrape.
     tunnels: Arc<Vec<Tunnel>>,
     guards: BTreeMap<UplinkId, Option<Guard>>,
+    asked: usize,
 }
 
 /// The daemon's side of it.
@@ -75,6 +76,7 @@ impl Observed {
             keys: Arc::default(),
             tunnels: Arc::default(),
             guards: BTreeMap::new(),
+            asked: 0,
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -105,6 +107,11 @@ impl Observed {
     /// Who runs `guard` on an uplink, if anybody.
     pub(super) fn set_guard(&self, uplink: UplinkId, guard: Option<Guard>) {
         lock(&self.shared).guards.insert(uplink, guard);
+    }
+
+    /// So many clients are asked from here.
+    pub(super) fn set_asked(&self, clients: usize) {
+        lock(&self.shared).asked = clients;
     }
 
     /// Serves metrics on a listener of [`listen`].
@@ -156,6 +163,7 @@ fn scrape(shared: &Shared, tables: &Tables, lateness: &Lateness) -> Result<Scrap
         failovers: shared.failovers.clone(),
         handshakes: handshakes(shared),
         guards: shared.guards.clone(),
+        asked: shared.asked,
         wakeups: lateness.read(),
     };
     Scrape::take(&shared.names, tables, &extras, monotonic_ns()).map_err(|e| e.to_string())

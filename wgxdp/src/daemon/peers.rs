@@ -15,12 +15,12 @@ use wgxdp_common::liveness::Flags;
 use wgxdp_common::table::{EndpointKey, Has};
 
 use super::census::Census;
-use super::plan::{self, PeerPlan};
+use super::plan::{self, PathPlan, PeerPlan};
 use super::report::Doubt;
 use super::roster::{Difference, Withdrawn};
 use super::{Daemon, Error, PathRuntime};
 use crate::clock::monotonic_ns;
-use crate::engine::Input;
+use crate::engine::{Input, PeerSpec};
 use crate::host::wireguard;
 
 /// Changes that are told one by one; of more only the number.
@@ -129,14 +129,8 @@ impl Daemon {
             .iter()
             .map(|(id, plan)| plan.spec(*id, self.config.tunnels()[plan.tunnel].objectives, is_metered))
             .collect();
-        let mut actions = Vec::new();
-        self.engine.add_peers(&specs, now_ns, &mut actions);
-        for path in added.iter().flat_map(|(id, plan)| plan.paths(*id)) {
-            let flags = self.family_flags(path.uplink, path.endpoint);
-            let input = Input::PathFlags { path: path.id, flags };
-            self.engine.handle(input, now_ns, &mut actions);
-        }
-        self.perform(actions);
+        let paths = added.iter().flat_map(|(id, plan)| plan.paths(*id));
+        self.take_into_care(&specs, paths, now_ns);
         for (id, plan) in added {
             for entry in plan.endpoint_entries(id) {
                 self.claims.claim(entry.key, id);
@@ -146,6 +140,33 @@ impl Daemon {
             self.census = None;
         }
         Ok(())
+    }
+
+    /// Has the engine care for peers with these paths from now on.
+    pub(super) fn take_into_care(
+        &mut self,
+        specs: &[PeerSpec],
+        paths: impl IntoIterator<Item = PathPlan>,
+        now_ns: u64,
+    ) {
+        let mut actions = Vec::new();
+        self.engine.add_peers(specs, now_ns, &mut actions);
+        for path in paths {
+            let flags = self.family_flags(path.uplink, path.endpoint);
+            let input = Input::PathFlags { path: path.id, flags };
+            self.engine.handle(input, now_ns, &mut actions);
+        }
+        self.perform(actions);
+    }
+
+    /// The engine has nothing to do with a peer any more. If it had nothing before, nothing changes.
+    pub(super) fn leave_care(&mut self, id: PeerId) {
+        self.engine.remove_peer(id);
+        self.names.remove_peer(id);
+        self.traffic.forget(id);
+        for slot in 0..MAX_PATHS_PER_PEER as u32 {
+            self.paths.remove(&PathId::new(id, slot));
+        }
     }
 
     /// What speaks against a path besides its uplink's flags: the uplink may have no address of the endpoint's family.
@@ -164,20 +185,25 @@ impl Daemon {
         self.dataplane.describe_peer(id, &peer, (0..).zip(paths));
         self.names.add_peer(id, plan.label());
         for path in plan.paths(id) {
-            self.dataplane.credit(path.id, now_ns);
             self.dataplane.set_largest(path.id, self.largest(plan, &path));
-            let uplink = self.config.uplinks()[path.uplink.0 as usize].name.as_str();
-            self.names.add_path(path.id, uplink, path.endpoint.to_string());
-            self.paths.insert(
-                path.id,
-                PathRuntime {
-                    plan: path,
-                    told: self.family_flags(path.uplink, path.endpoint),
-                    sequence: 0,
-                    doubt: Doubt::default(),
-                },
-            );
+            self.add_path(path, now_ns);
         }
+    }
+
+    /// Makes a path one that can be cared for: it has credit, a name, and somewhere to send its probes.
+    pub(super) fn add_path(&mut self, path: PathPlan, now_ns: u64) {
+        self.dataplane.credit(path.id, now_ns);
+        let uplink = self.config.uplinks()[path.uplink.0 as usize].name.as_str();
+        self.names.add_path(path.id, uplink, path.endpoint.to_string());
+        self.paths.insert(
+            path.id,
+            PathRuntime {
+                plan: path,
+                told: self.family_flags(path.uplink, path.endpoint),
+                sequence: 0,
+                doubt: Doubt::default(),
+            },
+        );
     }
 
     fn remove_peers(&mut self, gone: &[PeerId]) -> Result<(), Error> {
@@ -193,12 +219,7 @@ impl Daemon {
         }
         self.withdraw(leading)?;
         for id in gone {
-            self.engine.remove_peer(*id);
-            self.names.remove_peer(*id);
-            self.traffic.forget(*id);
-            for slot in 0..MAX_PATHS_PER_PEER as u32 {
-                self.paths.remove(&PathId::new(*id, slot));
-            }
+            self.leave_care(*id);
             self.dataplane.forget_peer(*id)?;
             self.numbers.give_back(*id);
         }

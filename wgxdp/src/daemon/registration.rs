@@ -12,6 +12,7 @@ use wgxdp_common::liveness::Flags;
 use wgxdp_common::record::Registration;
 use wgxdp_common::table::{EndpointKey, PathState};
 
+use super::asking::Programs;
 use super::peers::TOLD_ONE_BY_ONE;
 use super::registry::{Client, ClientPath, Found, LOOK_EVERY, Registry};
 use super::roster::Numbers;
@@ -31,6 +32,8 @@ pub(super) struct Registered {
     news: usize,
     /// Clients for whose paths there is no room.
     without_room: usize,
+    /// Whether it was told that more clients should be asked than are.
+    pub(super) is_waiting_told: bool,
     /// Whether others know of less than there is.
     is_unpublished: bool,
     next_look_ns: Option<u64>,
@@ -46,6 +49,7 @@ impl Registered {
             retired: BTreeSet::new(),
             news: 0,
             without_room: 0,
+            is_waiting_told: false,
             is_unpublished: false,
             next_look_ns: None,
         }
@@ -138,18 +142,23 @@ impl Daemon {
         }
         let keys = entries.iter().map(|entry| entry.key).collect();
         self.registered.leading.insert(id, keys);
+        if self.registered.registry.by_id(id).is_some_and(Client::is_asked) {
+            self.ask(&[id]);
+        }
         Ok(())
     }
 
     /// What speaks against a client's path besides its uplink's flags.
-    fn client_flags(&self, at: ClientPath, is_silent: bool) -> Flags {
+    pub(super) fn client_flags(&self, at: ClientPath, is_silent: bool) -> Flags {
         let silent = if is_silent { Flags::SILENT } else { Flags::NONE };
         self.family_flags(at.uplink, at.endpoint).with(silent)
     }
 
     /// Tells clients' paths what speaks against them, after uplinks' addresses have changed; with `back` also what does no more.
     pub(super) fn flag_clients(&self, back: bool) {
-        for (id, client) in self.registered.registry.placed() {
+        // Of those who are asked the engine is told.
+        let placed = self.registered.registry.placed();
+        for (id, client) in placed.filter(|(_, client)| !client.is_asked()) {
             for (path, at) in client.paths(id) {
                 let flags = self.client_flags(at, client.is_silent(path));
                 if back || flags != Flags::NONE {
@@ -185,10 +194,12 @@ impl Daemon {
             );
         }
         let now_ns = monotonic_ns();
-        let tables = self.dataplane.tables().clone();
-        let heard = |path| tables.proof(path).heard;
-        let (found, gone) = self.registered.registry.look(now_ns, heard);
-        for Found { path, at, is_silent } in found {
+        let programs = Programs {
+            dataplane: &self.dataplane,
+            tunnels: &self.tunnels,
+        };
+        let look = self.registered.registry.look(now_ns, &programs);
+        for Found { path, at, is_silent } in look.found {
             self.dataplane.set_path_flags(path, self.client_flags(at, is_silent));
             self.dataplane.set_status(path, state(is_silent), 0);
             debug!(
@@ -197,7 +208,9 @@ impl Daemon {
                 if is_silent { "is silent" } else { "is heard again" }
             );
         }
-        self.retire(gone);
+        self.take_turns(&look.turns);
+        self.warn_of_waiting(look.waiting);
+        self.retire(look.gone);
         self.settle_clients()?;
         self.forget_retired()?;
         if std::mem::take(&mut self.registered.is_unpublished) {
@@ -211,7 +224,10 @@ impl Daemon {
 
     fn retire(&mut self, gone: impl IntoIterator<Item = PeerId>) {
         let before = self.registered.retired.len();
-        self.registered.retired.extend(gone);
+        for id in gone {
+            self.leave_care(id);
+            self.registered.retired.insert(id);
+        }
         if self.registered.retired.len() > before {
             self.registered.is_unpublished = true;
             self.look_soon();
@@ -250,6 +266,6 @@ impl Daemon {
 }
 
 /// What users see.
-const fn state(is_silent: bool) -> PathState {
+pub(super) const fn state(is_silent: bool) -> PathState {
     if is_silent { PathState::Down } else { PathState::Up }
 }

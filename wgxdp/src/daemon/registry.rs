@@ -2,18 +2,21 @@
 //!
 //! ```text
 //!   a probe from a new place ─▶ `register` ─▶ the path of that number is there now ─▶ `changed`: other entries for the maps
-//!   once a second            ─▶ `look`     ─▶ silent while others of the client's are not: not used; all silent for long: forgotten
+//!   once a second            ─▶ `look`     ─▶ silent while others of the client's are not: not used; all silent: [asked](speech), in the end forgotten
 //!   WireGuard's peers change ─▶ `know`     ─▶ who may register, and whose endpoint is somebody else's by now
 //! ```
 //!
 //! A client's **canonical** endpoint is the one that WireGuard had for it when its first path was registered, and stays that whatever address its probes come from later. It is
 //! given up only when it turns out to be another peer's: then WireGuard learns another one of the client's with the next packet, as it learns any that roams.
 //!
-//! Which of its paths carries traffic the client decides, and the programs follow it by themselves. What is decided here is only which paths there are, and which not to fall back to.
+//! Which of its paths carries traffic the client decides, and the programs follow it by themselves. What is decided here is only which paths there are, which not to fall back to, and
+//! who is to be asked from here because it asks no more.
+
+mod speech;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use wgxdp_common::client::LocalId;
 use wgxdp_common::endpoints::EndpointEntry;
@@ -22,10 +25,13 @@ use wgxdp_common::keyring::{Heard, KeyName};
 use wgxdp_common::record::Registration;
 use wgxdp_common::table::{self, Order, OrderedBy};
 
+use self::speech::{Evidence, Speech};
 use super::plan;
 use crate::config::{Protect, PublicKey};
 use crate::host::wireguard;
 use crate::stamp::key::id_of;
+
+pub(super) use self::speech::{AT_ONCE, INTERVAL, Turn};
 
 /// A path is silent that missed so many of the intervals at which its client's probes come.
 const MISSED: u32 = 3;
@@ -44,13 +50,19 @@ pub(super) struct ClientPath {
     pub(super) endpoint: SocketAddr,
 }
 
-/// How long ago a path was heard of.
+/// When something was heard of last, and how often it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Hearing {
+struct Rhythm {
     /// When (CLOCK_MONOTONIC).
-    at_ns: u64,
+    latest_ns: u64,
     /// The time between the last two looks that found news.
     interval: Duration,
+}
+
+/// What is heard of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hearing {
+    rhythm: Rhythm,
     is_silent: bool,
 }
 
@@ -69,6 +81,9 @@ pub(super) struct Client {
     first: u32,
     /// Under which it is in the maps, if there is room.
     id: Option<PeerId>,
+    /// Its own requests, over whichever path.
+    requests: Rhythm,
+    speech: Speech,
 }
 
 /// Whom WireGuard knows.
@@ -96,6 +111,29 @@ pub(super) struct Found {
     pub(super) is_silent: bool,
 }
 
+/// What a look goes by.
+pub(super) trait Witness {
+    /// What the programs noted of a path: the far end's latest request or answer.
+    fn heard(&self, path: PathId) -> Heard;
+    /// The far end's latest request, by the same clock, over each path of its own; not asked for of those who surely send nothing else.
+    fn requests(&self, of: &KeyName) -> impl Iterator<Item = Heard>;
+    /// When the handshake of the peer's session was, if that is valid still.
+    fn session(&self, tunnel: usize, key: &PublicKey) -> Option<SystemTime>;
+}
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// Paths that have become silent, or are heard again.
+    pub(super) found: Vec<Found>,
+    /// What is to be done about whom.
+    pub(super) turns: Vec<(PeerId, Turn)>,
+    /// Clients who would be asked from here if they were not too many.
+    pub(super) waiting: usize,
+    /// The numbers of those who are forgotten.
+    pub(super) gone: Vec<PeerId>,
+}
+
 impl Client {
     /// Its paths, under this number.
     pub(super) fn paths(&self, id: PeerId) -> impl Iterator<Item = (PathId, ClientPath)> + '_ {
@@ -107,6 +145,16 @@ impl Client {
     pub(super) fn is_silent(&self, path: PathId) -> bool {
         let path = self.paths.get(&path.slot());
         path.is_some_and(|(_, hearing)| hearing.is_silent)
+    }
+
+    /// Whether it asks by itself: then no silence of ours convicts its paths.
+    pub(super) fn asks_by_itself(&self) -> bool {
+        self.speech == Speech::ByItself
+    }
+
+    /// Whether it is asked from here, and its paths are judged by its answers.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self.speech, Speech::Asked { .. })
     }
 
     /// What it is called in the log.
@@ -156,6 +204,58 @@ impl Client {
     /// Whether it can be reached at an endpoint by any of its paths.
     fn is_at(&self, endpoint: SocketAddr) -> bool {
         self.paths.values().any(|(path, _)| path.endpoint == endpoint)
+    }
+
+    /// When anything was heard of it last (CLOCK_MONOTONIC).
+    fn heard_ns(&self) -> u64 {
+        let paths = self.paths.values().map(|(_, hearing)| hearing.rhythm.latest_ns);
+        paths.max().unwrap_or(0)
+    }
+
+    /// Notes what the programs heard of it.
+    fn hear(&mut self, id: PeerId, now_ns: u64, witness: &impl Witness) {
+        for (slot, (_, hearing)) in &mut self.paths {
+            let heard = witness.heard(PathId::new(id, *slot));
+            hearing.rhythm.note(moment(heard, now_ns));
+        }
+        // Whoever was sent requests may have been heard by its answers.
+        let spoke_ns = if self.asks_by_itself() {
+            Some(self.heard_ns())
+        } else {
+            let requests = witness.requests(&self.name);
+            requests.filter_map(|heard| moment(heard, now_ns)).max()
+        };
+        self.requests.note(spoke_ns);
+    }
+
+    /// Finds out who asks about its paths from now on; what is to be done, and whether it has to wait for room.
+    fn consider(&mut self, now_ns: u64, is_room: bool, witness: &impl Witness) -> (Option<Turn>, bool) {
+        let evidence = Evidence {
+            spoke_ns: self.requests.latest_ns,
+            is_silent: self.requests.lags(now_ns),
+            heard_ns: self.heard_ns(),
+            has_choice: self.paths.len() > 1,
+            session: witness.session(self.tunnel, &self.key),
+        };
+        let before = self.speech;
+        let waits = !is_room && before.wants_trying(&evidence);
+        self.speech = before.next(&evidence, is_room, now_ns);
+        (self.speech.turn(before), waits)
+    }
+
+    /// Tells the paths that are silent while others are not: if all are, that says nothing of any one. Of one who is asked the answers decide.
+    fn find_silent(&mut self, id: PeerId) -> Vec<Found> {
+        let (latest_ns, is_asked) = (self.heard_ns(), self.is_asked());
+        let mut found = Vec::new();
+        for (slot, (at, hearing)) in &mut self.paths {
+            let is_silent = !is_asked && hearing.rhythm.lags(latest_ns);
+            if hearing.is_silent != is_silent {
+                hearing.is_silent = is_silent;
+                let (path, at) = (PathId::new(id, *slot), *at);
+                found.push(Found { path, at, is_silent });
+            }
+        }
+        found
     }
 
     /// Gives an endpoint up, which turned out to be another's. Whether it has anything left.
@@ -242,9 +342,9 @@ impl Registry {
             return None;
         }
         let canonical = known.endpoint.filter(|endpoint| is_anothers(*endpoint).is_none());
+        let rhythm = Rhythm::new(registration.at_ns);
         let hearing = Hearing {
-            at_ns: registration.at_ns,
-            interval: LOOK_EVERY,
+            rhythm,
             is_silent: false,
         };
         let slot = registration.theirs.slot();
@@ -256,6 +356,8 @@ impl Registry {
             paths: BTreeMap::new(),
             first: slot,
             id: None,
+            requests: rhythm,
+            speech: Speech::ByItself,
         });
         if registration.active != 0 {
             client.first = slot;
@@ -307,41 +409,33 @@ impl Registry {
         before
     }
 
-    /// A look at who was heard when: `heard` is what the programs noted of a path. Returns which paths have become silent or are
-    /// heard again, and the numbers of those who are forgotten.
-    pub(super) fn look(&mut self, now_ns: u64, heard: impl Fn(PathId) -> Heard) -> (Vec<Found>, Vec<PeerId>) {
-        let (mut found, mut empty) = (Vec::new(), Vec::new());
+    /// A look at who was heard when.
+    pub(super) fn look(&mut self, now_ns: u64, witness: &impl Witness) -> Look {
+        let (mut look, mut empty) = (Look::default(), Vec::new());
+        let mut busy = self.clients.values().filter(|client| client.speech.is_busy()).count();
         for (id, name) in &self.by_id {
             let Some(client) = self.clients.get_mut(name) else {
                 continue;
             };
-            for (slot, (_, hearing)) in &mut client.paths {
-                hearing.note(heard(PathId::new(*id, *slot)), now_ns);
-            }
-            // If all are silent that says nothing of any one.
-            let latest_ns = client.paths.values().map(|(_, hearing)| hearing.at_ns).max();
-            for (slot, (path, hearing)) in &mut client.paths {
-                let was_silent = hearing.is_silent;
-                hearing.is_silent = hearing.lags(latest_ns.unwrap_or(now_ns));
-                if hearing.is_silent != was_silent {
-                    let (path, at) = (PathId::new(*id, *slot), *path);
-                    found.push(Found {
-                        path,
-                        at,
-                        is_silent: hearing.is_silent,
-                    });
-                }
-            }
+            client.hear(*id, now_ns, witness);
+            let was_busy = client.speech.is_busy();
+            let (turn, waits) = client.consider(now_ns, busy < AT_ONCE, witness);
+            busy = busy + usize::from(client.speech.is_busy()) - usize::from(was_busy);
+            look.turns.extend(turn.map(|turn| (*id, turn)));
+            look.waiting += usize::from(waits);
+            look.found.extend(client.find_silent(*id));
             let before = client.paths.len();
-            client.paths.retain(|_, (_, hearing)| !hearing.is_forgotten(now_ns));
+            client
+                .paths
+                .retain(|_, (_, hearing)| !hearing.rhythm.is_forgotten(now_ns));
             if client.paths.is_empty() {
                 empty.push(*name);
             } else if client.paths.len() < before {
                 self.changed.insert(*name);
             }
         }
-        let gone = empty.iter().filter_map(|name| self.forget(name)).collect();
-        (found, gone)
+        look.gone = empty.iter().filter_map(|name| self.forget(name)).collect();
+        look
     }
 
     fn forget(&mut self, name: &KeyName) -> Option<PeerId> {
@@ -352,27 +446,37 @@ impl Registry {
     }
 }
 
-impl Hearing {
-    /// What the programs noted, if it is later than what is known.
-    fn note(&mut self, heard: Heard, now_ns: u64) {
-        let Some(report) = heard.report(now_ns) else { return };
-        if report.age_ms == u16::MAX {
-            return;
-        }
-        let at_ns = now_ns.saturating_sub(u64::from(report.age_ms) * 1_000_000);
-        if at_ns > self.at_ns {
-            self.interval = Duration::from_nanos(at_ns - self.at_ns).max(LOOK_EVERY);
-            self.at_ns = at_ns;
+/// When that was (CLOCK_MONOTONIC): the same at each look, to the millisecond that is known. `None`: never, or too long ago.
+fn moment(heard: Heard, now_ns: u64) -> Option<u64> {
+    const MS: u64 = 1_000_000;
+    let report = heard.report(now_ns).filter(|report| report.age_ms != u16::MAX)?;
+    Some((now_ns / MS).saturating_sub(report.age_ms.into()) * MS)
+}
+
+impl Rhythm {
+    /// Of what was heard once.
+    const fn new(latest_ns: u64) -> Self {
+        Self {
+            latest_ns,
+            interval: LOOK_EVERY,
         }
     }
 
-    /// Whether it is far behind the one that was heard last.
+    /// What was heard, if it is later than what is known.
+    fn note(&mut self, at_ns: Option<u64>) {
+        if let Some(at_ns) = at_ns.filter(|at_ns| *at_ns > self.latest_ns) {
+            self.interval = Duration::from_nanos(at_ns - self.latest_ns).max(LOOK_EVERY);
+            self.latest_ns = at_ns;
+        }
+    }
+
+    /// Whether it is far behind that.
     fn lags(&self, latest_ns: u64) -> bool {
-        Duration::from_nanos(latest_ns.saturating_sub(self.at_ns)) > self.interval * MISSED
+        Duration::from_nanos(latest_ns.saturating_sub(self.latest_ns)) > self.interval * MISSED
     }
 
     fn is_forgotten(&self, now_ns: u64) -> bool {
-        Duration::from_nanos(now_ns.saturating_sub(self.at_ns)) > FORGOTTEN_AFTER
+        Duration::from_nanos(now_ns.saturating_sub(self.latest_ns)) > FORGOTTEN_AFTER
     }
 }
 

@@ -47,7 +47,10 @@ impl Daemon {
         let now_ns = monotonic_ns();
         for transition in transitions {
             self.announce(transition);
-            if let Some(failovers) = self.engine.failovers(transition.peer) {
+            // Clients are asked now and then: a count would come and go.
+            if self.peers.contains_key(&transition.peer)
+                && let Some(failovers) = self.engine.failovers(transition.peer)
+            {
                 self.observed.set_failovers(transition.peer, failovers.iter());
             }
         }

@@ -174,11 +174,14 @@ impl Daemon {
                         at_ns,
                     });
                 }
-                RecordKind::LATCHED => self.input(Input::Latched {
-                    path,
-                    silence: value,
-                    at_ns,
-                }),
+                RecordKind::LATCHED => {
+                    self.lift_late_latch(path);
+                    self.input(Input::Latched {
+                        path,
+                        silence: value,
+                        at_ns,
+                    });
+                }
                 RecordKind::SWITCHED => {
                     let from = Some(from).filter(|from| *from != PathId::NONE);
                     debug!("{} carries the traffic", self.names.path(path));

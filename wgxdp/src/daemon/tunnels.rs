@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -12,7 +12,7 @@ use wgxdp_common::keyring::{KeyName, Keys};
 
 use super::Error;
 use super::keys::Locksmith;
-use crate::config::Config;
+use crate::config::{Config, PublicKey};
 use crate::host::udp_socket;
 use crate::host::wireguard::{self, Peer, Tunnel};
 
@@ -31,6 +31,11 @@ fn interfaces(config: &Config) -> Vec<String> {
         .iter()
         .map(|tunnel| tunnel.interface.as_str().into())
         .collect()
+}
+
+/// When the handshake of a peer's session was, if that may carry anything still, by what WireGuard said when it was last read.
+pub(super) fn session(tunnels: &[Tunnel], tunnel: usize, key: &PublicKey) -> Option<SystemTime> {
+    tunnels.get(tunnel)?.peer(key.as_bytes())?.session()
 }
 
 /// Every configured tunnel, in the configuration's order.

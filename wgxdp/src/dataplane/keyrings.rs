@@ -3,8 +3,8 @@
 use std::collections::HashMap as Known;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use wgxdp_common::abi::MAP_KEYRINGS;
-use wgxdp_common::keyring::{KeyName, Keyring, Keys};
+use wgxdp_common::abi::{MAP_KEYRINGS, MAX_PATHS_PER_PEER};
+use wgxdp_common::keyring::{KeyName, Keyring, Keys, Request};
 
 use super::Error;
 use super::tables::{Source, typed};
@@ -26,6 +26,11 @@ impl Keyrings {
             room: room as usize,
             known: Known::new(),
         })
+    }
+
+    /// See [`super::Dataplane::requests`].
+    pub(super) fn requests(&self, of: &KeyName) -> Option<[Request; MAX_PATHS_PER_PEER]> {
+        self.map.get(of, 0).ok().map(|ring| ring.requests)
     }
 
     /// See [`super::Dataplane::settle_keys`]. The kernel reuses a removed element at once, and a program may be writing to it still: nothing is inserted before

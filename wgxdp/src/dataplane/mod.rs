@@ -46,7 +46,7 @@ use wgxdp_common::abi::{
 use wgxdp_common::count::PathCount;
 use wgxdp_common::endpoints::EndpointEntry;
 use wgxdp_common::id::{PathId, PeerId, UplinkId};
-use wgxdp_common::keyring::{KeyName, Keys};
+use wgxdp_common::keyring::{KeyName, Keys, Request};
 use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::table::{Config, EndpointKey, Order, Path, PathState, Peer, PeerState, Proof, UplinkFlags};
 
@@ -311,6 +311,12 @@ impl Dataplane {
     /// When the map cannot be written, or the grace period not be waited for.
     pub fn settle_keys(&mut self, wanted: &collections::HashMap<KeyName, Keys>) -> Result<usize, Error> {
         self.keyrings.settle(wanted, grace_period)
+    }
+
+    /// The latest authentic request over each of a far end's paths; `None`: it has no keys here. A system call.
+    #[must_use]
+    pub fn requests(&self, of: &KeyName) -> Option<[Request; MAX_PATHS_PER_PEER]> {
+        self.keyrings.requests(of)
     }
 
     /// Sets the largest inner packet in bytes that TCP may send through the tunnel of this interface.

@@ -38,7 +38,7 @@ fn abi_version(elf: &[u8]) -> object::Result<Option<u32>> {
 /// How much the maps shall hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Peers that are probed. They have the lowest numbers.
+    /// Listed peers. They have the lowest numbers.
     pub peers: u32,
     /// Clients whose paths are known from their own probes.
     pub registered: u32,
@@ -56,9 +56,9 @@ const fn paths(peers: u32) -> u32 {
     peers * MAX_PATHS_PER_PEER as u32
 }
 
-/// Probes in flight that each path of those that are probed remembers: the largest power of two that fits.
+/// Probes in flight that each path remembers, clients' ones, too, because any may have to be asked: the largest power of two that fits.
 pub(super) fn probe_slots(room: Room) -> u32 {
-    let fit = PROBES_BYTES / (u64::from(paths(room.peers).max(1)) * size_of::<ProbeSlot>() as u64);
+    let fit = PROBES_BYTES / (u64::from(paths(room.peers + room.registered).max(1)) * size_of::<ProbeSlot>() as u64);
     let fit = u32::try_from(fit)
         .unwrap_or(u32::MAX)
         .clamp(MIN_PROBE_SLOTS, PROBE_SLOTS);
@@ -98,7 +98,7 @@ pub fn load_programs(room: Room) -> Result<Ebpf, Error> {
         (MAP_PEER_STATES, peers),
         (MAP_PATHS, all_paths),
         (MAP_PROOFS, all_paths),
-        (MAP_PROBES, paths(room.peers) * probe_slots),
+        (MAP_PROBES, all_paths * probe_slots),
         (MAP_PATH_COUNTS, all_paths),
         (MAP_KEYRINGS, room.keyrings),
     ] {
@@ -131,10 +131,11 @@ mod tests {
 
     #[test]
     fn paths_remember_fewer_probes_the_more_there_are_within_bounds_and_always_a_power_of_two() {
+        // Whether listed or registered.
         let of_peers = |peers: u32| {
             probe_slots(Room {
-                peers,
-                registered: 20_000,
+                peers: peers / 3,
+                registered: peers - peers / 3,
                 clients: 1,
                 keyrings: 1,
             })

@@ -12,7 +12,7 @@ use wgxdp_common::abi::{
 use wgxdp_common::client::Whereabouts;
 use wgxdp_common::count::{PathCount, Place, Reason, reason_index};
 use wgxdp_common::id::{PathId, PeerId};
-use wgxdp_common::table::{Config, EndpointKey, OrderedBy, Path, Peer, PeerState, Proof, UplinkFlags};
+use wgxdp_common::table::{Config, EndpointKey, Order, OrderedBy, Path, Peer, PeerState, Proof, UplinkFlags};
 
 use super::table::{Table, field};
 use super::{Error, Pins};
@@ -86,6 +86,12 @@ impl Tables {
     pub fn active(&self, peer: PeerId) -> Option<PathId> {
         let active = self.peer_states.read(peer.0).active;
         Some(PathId(active.checked_sub(1)? as u32))
+    }
+
+    /// A peer's order, which for registered clients the programs write.
+    #[must_use]
+    pub fn order(&self, peer: PeerId) -> Order {
+        self.peers.read(peer.0).order
     }
 
     /// The configuration in force.

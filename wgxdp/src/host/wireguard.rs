@@ -128,12 +128,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Whether its latest session may carry anything still.
+    /// When the handshake of its latest session was, if that may carry anything still.
     #[must_use]
-    pub fn has_session(&self) -> bool {
+    pub fn session(&self) -> Option<SystemTime> {
         // A handshake of the future is of a clock that was set meanwhile.
-        let age = |handshake: SystemTime| handshake.elapsed().unwrap_or_default();
-        self.last_handshake.is_some_and(|handshake| age(handshake) < SESSION)
+        let age = |handshake: &SystemTime| handshake.elapsed().unwrap_or_default();
+        self.last_handshake.filter(|handshake| age(handshake) < SESSION)
     }
 
     fn new(info: PeerInfo) -> Self {
@@ -248,7 +248,7 @@ pub fn send_keepalives(interface: &str, peers: &[Key]) -> Result<usize, Error> {
     let now: HashMap<_, _> = tunnel
         .peers
         .iter()
-        .filter(|peer| peer.has_session())
+        .filter(|peer| peer.session().is_some())
         .map(|peer| (peer.public_key.0, peer.persistent_keepalive))
         .collect();
     let turned_on = |key: &Key| {

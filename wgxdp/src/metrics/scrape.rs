@@ -20,6 +20,8 @@ pub struct Extras {
     pub handshakes: BTreeMap<PeerId, SystemTime>,
     /// Who runs `guard` on each uplink, if anybody.
     pub guards: BTreeMap<UplinkId, Option<Guard>>,
+    /// Clients that are asked from here, because their own probes have stopped.
+    pub asked: usize,
     /// How punctual the daemon's loop was.
     pub wakeups: Wakeups,
 }
@@ -48,6 +50,8 @@ pub struct Clients {
     pub known: u64,
     /// Those that had to go.
     pub forgotten: u64,
+    /// Those with paths that are asked from here.
+    pub asked: u64,
 }
 
 /// Packets that met one reason at one place.
@@ -87,20 +91,21 @@ impl Scrape {
             programs: program_counts(names, readings)?,
             peers: peer_counts(names, extras),
             guards: guards(names, extras),
-            clients: clients(names, readings)?,
+            clients: clients(names, readings, extras)?,
             wakeups: extras.wakeups.clone(),
         })
     }
 }
 
 /// Nobody counts who goes, but all who come.
-fn clients<R: Readings>(names: &Names, readings: &R) -> Result<Clients, R::Error> {
+fn clients<R: Readings>(names: &Names, readings: &R, extras: &Extras) -> Result<Clients, R::Error> {
     let known = readings.clients()?;
     let learned = |uplink: &UplinkName| readings.reason(Place::Uplink(uplink.id), Reason::ClientLearned);
     let learned: u64 = names.uplinks.iter().map(learned).sum::<Result<_, _>>()?;
     Ok(Clients {
         known,
         forgotten: learned.saturating_sub(known),
+        asked: extras.asked as u64,
     })
 }
 

@@ -237,7 +237,12 @@ impl Collected {
             "clients_forgotten",
             "Learned clients that had to go because there was no room for more (--max-clients).",
         )
-        .encode(encoder, |metric| counter(metric, &[("", ""); 0], clients.forgotten))
+        .encode(encoder, |metric| counter(metric, &[("", ""); 0], clients.forgotten))?;
+        Family::gauge(
+            "clients_asked",
+            "Clients with paths that are probed from here, because their own probes have stopped.",
+        )
+        .encode(encoder, |metric| gauge(metric, &[("", ""); 0], clients.asked))
     }
 
     fn wakeups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

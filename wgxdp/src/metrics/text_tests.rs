@@ -35,6 +35,7 @@ fn extras() -> Extras {
             SystemTime::UNIX_EPOCH + Duration::from_millis(1_777_809_600_250),
         )]),
         guards: BTreeMap::from([(UplinkId(0), Some(Guard::Native)), (UplinkId(1), None)]),
+        asked: 5,
         wakeups: lateness.read(),
     }
 }
@@ -113,6 +114,7 @@ fn the_text_is_openmetrics_and_says_what_the_host_is() {
         ),
         ("wgxdp_clients", vec![], Some(64.0)),
         ("wgxdp_clients_forgotten_total", vec![], Some(6.0)),
+        ("wgxdp_clients_asked", vec![], Some(5.0)),
         ("wgxdp_path_state", with(&[("state", "up")]), Some(1.0)),
         ("wgxdp_path_state", with(&[("state", "suspect")]), Some(0.0)),
         ("wgxdp_path_state", with(&[("state", "down")]), Some(0.0)),
@@ -202,6 +204,7 @@ fn families_have_the_promised_names_types_and_units() {
         ("wgxdp_program_packets", "counter", ""),
         ("wgxdp_clients", "gauge", ""),
         ("wgxdp_clients_forgotten", "counter", ""),
+        ("wgxdp_clients_asked", "gauge", ""),
         ("wgxdp_failovers", "counter", ""),
         ("wgxdp_peer_latest_handshake_seconds", "gauge", "seconds"),
         ("wgxdp_wakeup_lateness_seconds", "histogram", "seconds"),

@@ -1,8 +1,7 @@
-use std::cell::RefCell;
-
 use wgxdp_common::id::UplinkId;
 use wireguard_control::Key;
 
+use super::speech::{GIVEN_UP_AFTER, TRIES};
 use super::*;
 use crate::host::wireguard::{Backend, Peer, Tunnel};
 
@@ -49,8 +48,35 @@ struct Driver {
     registry: Registry,
     owners: HashMap<SocketAddr, PeerId>,
     next: u32,
-    heard: RefCell<HashMap<PathId, Heard>>,
+    notes: Notes,
+    /// Whose programs answer over which slots, if they are asked.
+    answering: HashSet<(u8, u32)>,
+    /// Of the last look.
+    turns: Vec<(u8, Turn)>,
+    waiting: usize,
     now_ns: u64,
+}
+
+/// What the programs noted, and WireGuard said.
+#[derive(Default)]
+struct Notes {
+    heard: HashMap<PathId, Heard>,
+    requests: HashMap<KeyName, Heard>,
+    sessions: HashMap<[u8; 32], SystemTime>,
+}
+
+impl Witness for Notes {
+    fn heard(&self, path: PathId) -> Heard {
+        self.heard.get(&path).copied().unwrap_or_default()
+    }
+
+    fn requests(&self, of: &KeyName) -> impl Iterator<Item = Heard> {
+        self.requests.get(of).copied().into_iter()
+    }
+
+    fn session(&self, _tunnel: usize, key: &PublicKey) -> Option<SystemTime> {
+        self.sessions.get(key.as_bytes()).copied()
+    }
 }
 
 impl Driver {
@@ -59,7 +85,10 @@ impl Driver {
             registry: Registry::default(),
             owners: HashMap::new(),
             next: 100,
-            heard: RefCell::default(),
+            notes: Notes::default(),
+            answering: HashSet::new(),
+            turns: Vec::new(),
+            waiting: 0,
             now_ns: 1_000 * SECOND,
         };
         assert_eq!(driver.registry.know(&tunnel(peers), |_, _| false), []);
@@ -128,18 +157,49 @@ impl Driver {
                     continue;
                 };
                 let heard = Heard::new(0x8000_0001, self.now_ns - 10 * MS);
-                self.heard.borrow_mut().insert(PathId::new(id, *slot), heard);
+                self.notes.heard.insert(PathId::new(id, *slot), heard);
+                self.notes.requests.insert(name(*who), heard);
             }
-            let read = |path| self.heard.borrow().get(&path).copied().unwrap_or_default();
-            let (found, gone) = self.registry.look(self.now_ns, read);
-            let found = found
-                .into_iter()
-                .map(|found| (found.path.slot(), found.is_silent))
-                .collect();
+            let look = self.registry.look(self.now_ns, &self.notes);
+            let found = look.found.iter().map(|found| (found.path.slot(), found.is_silent));
+            let found = found.collect();
+            self.turns = look.turns.iter().map(|(id, turn)| (self.who(*id), *turn)).collect();
+            self.waiting = look.waiting;
+            self.answer();
             self.settle();
-            last = (found, gone);
+            last = (found, look.gone);
         }
         last
+    }
+
+    fn who(&self, id: PeerId) -> u8 {
+        self.registry.by_id(id).expect("a client").key.as_bytes()[0]
+    }
+
+    /// Whoever was tried at the last look, or is asked, answers if it can, a little later.
+    fn answer(&mut self) {
+        for (who, slot) in &self.answering {
+            let client = self.client(*who).expect("a client");
+            let id = client.id.expect("a number");
+            if client.is_asked() || self.turns.contains(&(*who, Turn::Try)) {
+                let heard = Heard::new(0x8000_0002, self.now_ns + 20 * MS);
+                self.notes.heard.insert(PathId::new(id, *slot), heard);
+            }
+        }
+    }
+
+    /// WireGuard shakes hands with it, that many seconds after some day.
+    fn shake_hands(&mut self, who: u8, at: u64) {
+        let session = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
+        self.notes.sessions.insert([who; 32], session);
+    }
+
+    /// Looks each second, of which nothing is heard but answers, until there is something to do; after how many seconds, and what.
+    fn await_turn(&mut self, within: u64) -> Option<(u64, Vec<(u8, Turn)>)> {
+        (1..=within).find_map(|second| {
+            self.pass(1, &[]);
+            (!self.turns.is_empty()).then(|| (second, self.turns.clone()))
+        })
     }
 }
 
@@ -284,4 +344,114 @@ fn who_is_no_peer_any_more_is_forgotten() {
     let told = driver.registry.know(&tunnel([(2, None)]), |_, _| false);
     assert_eq!(told, gone.into_iter().collect::<Vec<_>>());
     assert!(driver.client(1).is_none() && driver.client(2).is_some());
+}
+
+/// A client in session that has two paths and asks by both.
+fn two_paths() -> Driver {
+    let mut driver = Driver::new([(1, None)]);
+    driver.register(1, 0, 0, "10.0.0.1:1");
+    driver.register(1, 1, 1, "10.9.9.9:9");
+    driver.shake_hands(1, 1);
+    driver.pass(5, &[(1, 0), (1, 1)]);
+    assert_eq!(driver.turns, []);
+    driver
+}
+
+#[test]
+fn a_client_whose_requests_stop_over_all_its_paths_is_asked_while_it_answers_until_it_speaks_for_itself() {
+    let mut driver = two_paths();
+    // One that is silent is no reason: the client asks.
+    driver.pass(10, &[(1, 0)]);
+    assert_eq!(driver.turns, []);
+    driver.answering.insert((1, 1));
+    assert_eq!(driver.await_turn(9), Some((3, vec![(1, Turn::Try)])));
+    assert_eq!(
+        driver.pass(1, &[]),
+        (vec![(1, false)], vec![]),
+        "its answers decide now"
+    );
+    assert_eq!(driver.turns, [(1, Turn::Ask)]);
+    assert_eq!(driver.await_turn(100), None, "as long as it answers");
+    assert!(driver.client(1).expect("a client").is_asked());
+    driver.pass(1, &[(1, 0)]);
+    assert_eq!(driver.turns, [(1, Turn::Speaks { was_asked: true })]);
+    assert_eq!(driver.pass(2, &[(1, 0)]), (vec![], vec![]));
+    assert_eq!(
+        driver.pass(1, &[(1, 0)]),
+        (vec![(1, true)], vec![]),
+        "its own word counts again"
+    );
+    assert_eq!(driver.turns, []);
+}
+
+#[test]
+fn a_path_that_answers_is_not_forgotten_and_a_client_that_gets_another_number_is_asked_on() {
+    let mut driver = two_paths();
+    driver.answering.insert((1, 1));
+    driver.pass(FORGOTTEN_AFTER.as_secs() + 10, &[]);
+    assert_eq!(driver.endpoints(1), [at("10.9.9.9:9")]);
+    assert!(driver.client(1).expect("a client").is_asked());
+}
+
+#[test]
+fn who_does_not_answer_is_tried_a_few_times_for_each_session_and_without_one_never() {
+    let mut driver = two_paths();
+    for wanted in [
+        Some((3, vec![(1, Turn::Try)])),
+        Some((1, vec![(1, Turn::Try)])),
+        Some((1, vec![(1, Turn::Try)])),
+        None,
+    ] {
+        assert_eq!(driver.await_turn(10), wanted);
+    }
+    driver.shake_hands(1, 2);
+    assert_eq!(driver.await_turn(10), Some((1, vec![(1, Turn::Try)])));
+    driver.pass(1, &[(1, 0), (1, 1)]);
+    assert_eq!(driver.turns, [(1, Turn::Speaks { was_asked: false })]);
+    driver.notes.sessions.clear();
+    assert_eq!(driver.await_turn(100), None);
+
+    let mut driver = Driver::new([(1, None)]);
+    driver.register(1, 0, 0, "10.0.0.1:1");
+    driver.shake_hands(1, 1);
+    assert_eq!(driver.await_turn(100), None, "there is but one way to it");
+}
+
+#[test]
+fn who_answers_no_more_is_asked_no_longer() {
+    let mut driver = two_paths();
+    driver.answering.insert((1, 0));
+    assert_eq!(driver.await_turn(10), Some((3, vec![(1, Turn::Try)])));
+    assert_eq!(driver.await_turn(10), Some((1, vec![(1, Turn::Ask)])));
+    driver.answering.clear();
+    let given_up = GIVEN_UP_AFTER.as_secs() + 1;
+    assert_eq!(driver.await_turn(60), Some((given_up, vec![(1, Turn::GiveUp)])));
+    assert_eq!(driver.await_turn(60), None);
+}
+
+#[test]
+fn of_a_crowd_a_few_are_asked_at_once_and_the_others_when_there_is_room() {
+    const CROWD: u8 = 200;
+    let mut driver = Driver::new(std::array::from_fn::<_, { CROWD as usize }, _>(|who| (who as u8, None)));
+    for who in 0..CROWD {
+        driver.register(who, 0, 0, &format!("10.0.0.{who}:1"));
+        driver.register(who, 1, 1, &format!("10.9.9.{who}:9"));
+        driver.shake_hands(who, 1);
+    }
+    let beyond = usize::from(CROWD) - AT_ONCE;
+    let tried = driver.await_turn(10).map(|(_, turns)| turns.len());
+    assert_eq!((tried, driver.waiting), (Some(AT_ONCE), beyond));
+    // Nobody answers.
+    driver.pass(TRIES.into(), &[]);
+    assert_eq!((driver.turns.len(), driver.waiting), (beyond, 0));
+}
+
+#[test]
+fn what_was_heard_once_is_no_news_whenever_it_is_looked_at() {
+    let heard = Heard::new(0x8000_0001, 7 * SECOND + 999_999);
+    for later in [0, 1, 700_000, MS, 3 * SECOND + 123_456] {
+        assert_eq!(moment(heard, 7 * SECOND + 999_999 + later), Some(7 * SECOND));
+    }
+    assert_eq!(moment(heard, 80 * SECOND), None, "too long ago to be told");
+    assert_eq!(moment(Heard::default(), SECOND), None);
 }
