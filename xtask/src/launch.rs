@@ -16,6 +16,8 @@ const PROGRAMS: [&str; 5] = ["--package", "wgxdp", "--package", "wgxdp-tests", "
 /// The benchmark that compares with FRR, and the variable that tells it where that is.
 const COMPARISON: &str = "failover";
 const FRR_VARIABLE: &str = "WGXDP_FRR";
+/// Of a guest in which the laboratory runs: one for each end of the tunnel.
+const BENCH_PROCESSORS: u32 = 2;
 
 /// `cargo xtask build`.
 pub(crate) fn build(args: &BuildArgs) -> Result<()> {
@@ -90,7 +92,7 @@ fn guests(kernel: Option<vm::Series>, words: Vec<String>, json: bool) -> Result<
             None if json => eprintln!("{series} | {line}"),
             None => println!("{series} | {line}"),
         };
-        let guest = vm::Guest::prepare(kernel, &programs, vec![laboratory.clone()])?;
+        let guest = vm::Guest::prepare(kernel, &programs, vec![laboratory.clone()], BENCH_PROCESSORS)?;
         if let Some(failure) = guest.run(show)?.failure {
             bail!("{series}: {failure}");
         }

@@ -232,7 +232,7 @@ fn prepare(series: vm::Series, programs: &Programs, args: &TestArgs) -> Result<P
         return Ok(Prepared::Skipped(why));
     };
     let tests = programs.guest_tests(series, &args.filter)?;
-    vm::Guest::prepare(kernel, &programs.guest_programs()?, tests).map(Prepared::Guest)
+    vm::Guest::prepare(kernel, &programs.guest_programs()?, tests, 1).map(Prepared::Guest)
 }
 
 impl Prepared {

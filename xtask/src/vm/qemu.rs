@@ -4,14 +4,12 @@
 //! is handed on as it comes. The guest has no disk and no screen, and two virtio network cards that are joined to each other and to nothing else.
 
 use std::fs::{self, OpenOptions};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::kernel::Kernel;
 use super::serial::Log;
-use super::{GuestResult, GuestTest};
+use super::{Guest, GuestResult};
 use crate::sh;
 
 /// No guest runs longer.
@@ -36,13 +34,14 @@ const CARDS: [&str; 8] = [
 /// How much of the kernel's console is shown when it had trouble.
 const CONSOLE_TAIL: usize = 60;
 
-/// Boots the kernel with the root in `image`.
-pub(crate) fn run(
-    kernel: &Kernel,
-    image: &Path,
-    tests: &[GuestTest],
-    show: &mut dyn FnMut(&str),
-) -> Result<GuestResult> {
+/// Boots it and follows it to its end.
+pub(super) fn run(guest: &Guest, show: &mut dyn FnMut(&str)) -> Result<GuestResult> {
+    let Guest {
+        kernel,
+        image,
+        tests,
+        processors,
+    } = guest;
     let console = sh::target_dir().join(format!("vm/{}.console", kernel.release));
     let qemu = sh::find_program("qemu-system-x86_64")
         .context("qemu-system-x86_64 is not there: `cargo xtask setup` installs it")?;
@@ -59,7 +58,8 @@ pub(crate) fn run(
         ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
     );
     let mut command = sh::command(&words[0], &words[1..]);
-    command.args(["-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", "1536"]);
+    command.args(["-accel", accelerator, "-cpu", "max", "-m", "1536"]);
+    command.args(["-smp", &processors.to_string()]);
     command.args(CARDS);
     command.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(image);
     command.args(["-append", KERNEL_ARGUMENTS]);
