@@ -23,6 +23,7 @@ mod guard;
 mod keys;
 mod locals;
 mod mtu;
+mod names_file;
 mod observe;
 mod originals;
 mod peers;
@@ -288,6 +289,7 @@ impl Daemon {
         self.anchor.engage(&self.ports()).await?;
         self.refresh_endpoints().await;
         self.publish_names();
+        self.observed.published().await;
         self.note_handshakes();
         self.settle_mtus().await;
         self.describe_room()?;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use wgxdp_common::id::{PeerId, UplinkId};
 
+use super::names_file::NamesFile;
 use super::plan::PeerPlan;
 use super::{Daemon, Error};
 use crate::clock::monotonic_ns;
@@ -20,7 +21,7 @@ use crate::dataplane::{Guard, Tables};
 use crate::engine::MoveReason;
 use crate::host::wireguard::{Peer, Tunnel};
 use crate::metrics::{self, Extras, Heartbeat, Lateness, Scrape};
-use crate::snapshot::{Names, PathName, PeerName, STATE_FILE, STATE_FORMAT, TunnelName, UplinkName};
+use crate::snapshot::{Names, STATE_FILE, TunnelName, UplinkName};
 
 /// The engine sends a probe at least once a minute: silence for longer is no rest.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
@@ -33,13 +34,15 @@ pub(super) async fn listen(config: &Config) -> Result<Option<TcpListener>, Error
     Ok(Some(metrics::bind(address).await?))
 }
 
+/// Every peer's tunnel, by its place, and public key.
+pub(super) type Keys = BTreeMap<PeerId, (usize, [u8; 32])>;
+
 /// What no map holds.
 #[derive(Clone, Debug)]
 struct Shared {
-    names: Names,
+    names: Arc<Names>,
     failovers: BTreeMap<(PeerId, &'static str), u64>,
-    /// By the tunnel's place and the public key.
-    keys: Arc<BTreeMap<PeerId, (usize, [u8; 32])>>,
+    keys: Arc<Keys>,
     /// The last reading of WireGuard, which tells of all peers or of none: nobody asks it for each scrape.
     tunnels: Arc<Vec<Tunnel>>,
     guards: BTreeMap<UplinkId, Option<Guard>>,
@@ -52,6 +55,8 @@ pub(super) struct Observed {
     heartbeat: Arc<Heartbeat>,
     lateness: Lateness,
     server: Option<Server>,
+    file: NamesFile,
+    started_at: SystemTime,
 }
 
 struct Server {
@@ -62,16 +67,9 @@ struct Server {
 impl Observed {
     /// Nothing to see yet.
     pub(super) fn new() -> Self {
-        let names = Names {
-            format: STATE_FORMAT,
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            started_at: SystemTime::now(),
-            uplinks: Vec::new(),
-            tunnels: Vec::new(),
-        };
+        let started_at = SystemTime::now();
         let shared = Shared {
-            names,
+            names: Arc::new(Names::new(started_at, Vec::new(), Vec::new())),
             failovers: BTreeMap::new(),
             keys: Arc::default(),
             tunnels: Arc::default(),
@@ -83,6 +81,8 @@ impl Observed {
             heartbeat: Arc::new(Heartbeat::new(Instant::now())),
             lateness: Lateness::default(),
             server: None,
+            file: NamesFile::default(),
+            started_at,
         }
     }
 
@@ -142,7 +142,36 @@ impl Observed {
             let _ = stop.send(());
             let _ = task.await;
         }
+        self.file.settle().await;
         forget_names();
+    }
+
+    /// Shows these names to the metrics and to `wgxdp status`, and the keys to the metrics.
+    pub(super) fn publish(
+        &mut self,
+        uplinks: Vec<UplinkName>,
+        tunnels: Vec<TunnelName>,
+        keys: Keys,
+        listed: &BTreeMap<PeerId, PeerPlan>,
+    ) {
+        let names = Arc::new(Names::new(self.started_at, uplinks, tunnels));
+        let mut shared = lock(&self.shared);
+        shared.names = names.clone();
+        shared.keys = Arc::new(keys);
+        shared.failovers.retain(|(peer, _), _| listed.contains_key(peer));
+        // Also those that never happened, so that the first one is an increase.
+        for peer in listed.keys() {
+            for reason in MoveReason::ALL {
+                shared.failovers.entry((*peer, reason.as_str())).or_insert(0);
+            }
+        }
+        drop(shared);
+        self.file.write(names);
+    }
+
+    /// Returns when all names that were published are in the file.
+    pub(super) async fn published(&mut self) {
+        self.file.settle().await;
     }
 }
 
@@ -153,7 +182,7 @@ pub(super) fn forget_names() {
     }
 }
 
-fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // Plain values: a panic elsewhere cannot have left them half-written.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -189,80 +218,5 @@ impl Daemon {
     /// WireGuard does not answer: what it said before may have become untrue.
     pub(super) fn forget_handshakes(&self) {
         lock(&self.observed.shared).tunnels = Arc::default();
-    }
-
-    /// Tells the names of everything to whoever reads the maps.
-    pub(super) fn publish_names(&self) {
-        let uplinks = (0..).zip(self.config.uplinks()).map(|(id, uplink)| UplinkName {
-            id: UplinkId(id),
-            name: uplink.name.as_str().into(),
-            interface: uplink.interface.as_str().into(),
-        });
-        let tunnels = self.tunnels.iter().enumerate().map(|(index, tunnel)| TunnelName {
-            interface: tunnel.name.clone(),
-            listen_port: tunnel.listen_port.unwrap_or(0),
-            peers: self
-                .peers
-                .iter()
-                .filter(|(_, plan)| plan.tunnel == index)
-                .map(|(id, plan)| name(*id, plan))
-                .chain(self.client_names(index))
-                .collect(),
-        });
-        let listed = self
-            .peers
-            .iter()
-            .map(|(id, plan)| (*id, (plan.tunnel, *plan.key.as_bytes())));
-        let clients = self.registered.registry.placed();
-        let clients = clients.map(|(id, client)| (id, (client.tunnel, *client.key.as_bytes())));
-        let keys = listed.chain(clients);
-        let mut shared = lock(&self.observed.shared);
-        shared.keys = Arc::new(keys.collect());
-        shared.names.uplinks = uplinks.collect();
-        shared.names.tunnels = tunnels.collect();
-        shared.failovers.retain(|(peer, _), _| self.peers.contains_key(peer));
-        // Also those that never happened, so that the first one is an increase.
-        for peer in self.peers.keys() {
-            for reason in MoveReason::ALL {
-                shared.failovers.entry((*peer, reason.as_str())).or_insert(0);
-            }
-        }
-        if let Err(e) = shared.names.write(Path::new(STATE_FILE)) {
-            warn!("{e}; `wgxdp status` will not know the names");
-        }
-    }
-}
-
-impl Daemon {
-    fn client_names(&self, tunnel: usize) -> impl Iterator<Item = PeerName> + '_ {
-        let clients = self.registered.registry.placed();
-        let clients = clients.filter(move |(_, client)| client.tunnel == tunnel);
-        clients.map(|(id, client)| PeerName {
-            id,
-            name: None,
-            public_key: client.key.to_string(),
-            paths: client
-                .paths(id)
-                .map(|(id, at)| PathName {
-                    id,
-                    uplink: at.uplink,
-                    endpoint: at.endpoint,
-                })
-                .collect(),
-        })
-    }
-}
-
-fn name(id: PeerId, plan: &PeerPlan) -> PeerName {
-    let path = |path: super::PathPlan| PathName {
-        id: path.id,
-        uplink: path.uplink,
-        endpoint: path.endpoint,
-    };
-    PeerName {
-        id,
-        name: plan.name.clone(),
-        public_key: plan.key.to_string(),
-        paths: plan.paths(id).into_iter().map(path).collect(),
     }
 }

@@ -135,6 +135,19 @@ pub enum StateFileError {
 }
 
 impl Names {
+    /// Those of this process.
+    #[must_use]
+    pub fn new(started_at: SystemTime, uplinks: Vec<UplinkName>, tunnels: Vec<TunnelName>) -> Self {
+        Self {
+            format: STATE_FORMAT,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started_at,
+            uplinks,
+            tunnels,
+        }
+    }
+
     /// The label of an uplink; `?` for one that has none, which the daemon never writes.
     #[must_use]
     pub fn uplink_name(&self, id: UplinkId) -> &str {
