@@ -251,19 +251,18 @@ fn register(incoming: &Incoming, name: &KeyName, latest: *mut Request, now_ns: u
     });
 }
 
-/// A proof of the moment at which the far end last heard us, if that is later than the last one. Probes that left after it are still unanswered.
+/// A proof of the moment at which the far end last heard us, if that is later than the last one. What it heard before our latest probe left is no news beside that probe, which is answered or goes
+/// unanswered: in a black hole of our direction alone such a report would call off a suspicion that is true.
 #[inline(always)]
 fn prove_since(proof: *mut Proof, report: Report, now_ns: u64) {
     if report.age_ms == u16::MAX {
         return;
     }
     let heard_ns = now_ns.saturating_sub(u64::from(report.age_ms) * 1_000_000);
-    if heard_ns <= read(field!(proof, proof_ns)) {
+    if heard_ns <= read(field!(proof, proof_ns)) || heard_ns < read(field!(proof, sent_ns)) {
         return;
     }
-    if read(field!(proof, sent_ns)) <= heard_ns {
-        write(field!(proof, unanswered), 0);
-    }
+    write(field!(proof, unanswered), 0);
     write(field!(proof, proof_ns), heard_ns);
 }
 
