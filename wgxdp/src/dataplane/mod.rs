@@ -14,6 +14,7 @@
 //! | [`pins`] | `/sys/fs/bpf/wgxdp/` |
 //! | [`attach`] | tcx, or clsact where the kernel has no tcx |
 //! | [`xdp`] | `guard`, where a device takes it |
+//! | [`error`] | what the kernel may refuse |
 //!
 //! Everything is written before anything refers to it: paths and peers before the endpoints that lead to them, the configuration before the
 //! programs are attached.
@@ -22,6 +23,7 @@ mod adopt;
 mod attach;
 mod clients;
 mod endpoints;
+mod error;
 mod keyrings;
 mod memory;
 mod object;
@@ -34,11 +36,10 @@ mod xdp;
 use std::collections::{self, BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
+use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
-use aya::{Ebpf, EbpfError};
 use wgxdp_common::abi::{
     MAP_CLAMP, MAP_CLIENTS, MAP_CONFIG, MAP_PATH_COUNTS, MAP_RECORDS, MAX_PATHS_PER_PEER, PROGRAM_CLAMP_MSS,
     PROGRAM_RESTORE, PROGRAM_STEER,
@@ -53,6 +54,7 @@ use wgxdp_common::table::{Config, EndpointKey, Order, Path, PathState, Peer, Pee
 pub use attach::{Attachments, Hook, Mechanism};
 pub use clients::Locals;
 use endpoints::Endpoints;
+pub use error::Error;
 use keyrings::Keyrings;
 pub use memory::Memory;
 pub use object::{OBJECT, Room, load_programs};
@@ -63,83 +65,6 @@ use tables::typed;
 pub use xdp::{Guard, Refusal};
 
 use crate::engine::MoveReason;
-
-/// What can go wrong between user space and the kernel's BPF subsystem.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The object speaks another version of the shared types.
-    #[error(
-        "the BPF object has ABI version {found:?}, this daemon speaks {expected}: rebuild both with `cargo xtask build`"
-    )]
-    Abi {
-        /// The version in the object, if it names one.
-        found: Option<u32>,
-        /// Ours.
-        expected: u32,
-    },
-    /// The object is not what the build script makes.
-    #[error("the BPF object cannot be read: {0}")]
-    Object(#[from] ::object::Error),
-    /// The kernel did not take the object.
-    #[error("the kernel did not load the BPF object: {0}")]
-    Load(#[from] EbpfError),
-    /// A program did not pass the verifier, or could not be attached.
-    #[error("program {program}: {source}")]
-    Program {
-        /// The program's name.
-        program: &'static str,
-        /// Why.
-        source: Box<ProgramError>,
-    },
-    /// A program could not be attached to a device.
-    #[error("{program} cannot be attached to {interface}: {source}")]
-    Attach {
-        /// The program's name.
-        program: &'static str,
-        /// The device's name.
-        interface: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A map is full.
-    #[error("no room for more {0}")]
-    NoRoom(&'static str),
-    /// The object has no such program or map.
-    #[error("the BPF object has no {0}")]
-    Missing(&'static str),
-    /// A map operation failed.
-    #[error("map {map}: {source}")]
-    Map {
-        /// The map's name.
-        map: &'static str,
-        /// Why.
-        source: MapError,
-    },
-    /// A file-system operation on the pins failed.
-    #[error("{}: {source}", path.display())]
-    Pin {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// What the kernel says of a map cannot be read.
-    #[error("{}: {source}", path.display())]
-    Info {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A system call failed.
-    #[error("{call}: {source}")]
-    System {
-        /// The call.
-        call: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// The loaded programs and their maps.
 pub struct Dataplane {
