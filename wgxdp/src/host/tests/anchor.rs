@@ -344,9 +344,8 @@ fn a_default_route_without_a_next_hop_makes_a_neighbour_of_every_destination() {
         ip("route add default dev wgxdp0");
         ip("-6 route add default dev wgxdp0");
         send_to_many();
-        // As above: few of thousands may be left, but one of each family would be what the next hop makes.
         assert!(
-            neighbours(NAME).iter().all(|count| *count > 1),
+            neighbours(NAME).iter().all(|count| *count > 500),
             "{:?}",
             neighbours(NAME)
         );
