@@ -165,8 +165,8 @@ impl Access {
         let far = self.customer.name();
         match (&self.wire, self.kind) {
             (Some(wire), _) => wire.set_carrier(false),
-            (None, Kind::Vlan) => self.router.ip([format!("link set {far}-eth down")]),
-            (None, _) => self.router.ip([format!("link set {far} down")]),
+            (None, Kind::Vlan) => self.router.set_link_down(&format!("{far}-eth")),
+            (None, _) => self.router.set_link_down(far),
         }
     }
 

@@ -137,6 +137,15 @@ impl Host {
             .with_context(|| format!("the batch was:\n{batch}"))
     }
 
+    /// Sets a device down as `ip link set NAME down` does, and at once: to start a program takes a processor for longer than the gap of a pulled cable lasts.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(crate) fn set_link_down(&self, name: &str) -> Result<()> {
+        self.enter(|| set_link(name, false))
+            .with_context(|| format!("setting {name} down in {}", self.name))
+    }
+
     /// Writes `settings` below `/proc/sys`, as (`net/ipv4/ip_forward`, `1`).
     ///
     /// # Errors
@@ -180,24 +189,31 @@ fn make_namespaces() -> Result<Namespaces> {
     if fs::canonicalize("/var/run").is_ok_and(|path| path != Path::new("/run")) {
         mount(Some("/run"), "/var/run", none, MsFlags::MS_BIND, none).context("binding /run to /var/run")?;
     }
-    set_loopback_up().context("setting lo up")?;
+    set_link("lo", true).context("setting lo up")?;
     let net = File::open("/proc/thread-self/ns/net").context("/proc/thread-self/ns/net")?;
     let mount = File::open("/proc/thread-self/ns/mnt").context("/proc/thread-self/ns/mnt")?;
     Ok(Namespaces { net, mount })
 }
 
-/// As `ip link set lo up` (netdevice(7)), of which each program costs a law in an emulated guest a tenth of a second.
-fn set_loopback_up() -> io::Result<()> {
+/// Sets a device up or down as `ip link set` does (netdevice(7)), without a program: of those, each costs a law in an emulated guest a tenth of a second.
+fn set_link(name: &str, up: bool) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     // SAFETY: an interface request is plain numbers and bytes, for which zero is a value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as libc::c_char;
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: the kernel reads a request, which outlives the call.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let ask = |what, request: &mut libc::ifreq| {
+        // SAFETY: the kernel reads and writes a request, which outlives the call.
+        match unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut *request) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    ask(libc::SIOCGIFFLAGS, &mut request)?;
+    let bit = libc::IFF_UP as libc::c_short;
+    // SAFETY: what the kernel has answered are the flags.
+    let flags = unsafe { &mut request.ifr_ifru.ifru_flags };
+    *flags = if up { *flags | bit } else { *flags & !bit };
+    ask(libc::SIOCSIFFLAGS, &mut request)
 }
