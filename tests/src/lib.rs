@@ -48,6 +48,7 @@ pub mod inlet;
 pub mod masquerade;
 mod nat;
 pub mod outlet;
+mod overflow;
 pub mod poll;
 pub mod privilege;
 pub mod process;

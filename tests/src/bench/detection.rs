@@ -15,30 +15,18 @@ pub const NAME: &str = "detection";
 
 /// The profile `balanced`.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Seconds in a year.
-const YEAR: f64 = 365.25 * 24.0 * 3600.0;
 
 pub(super) fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (name, path) in SCENARIOS {
         progress(name);
         let length = match scale {
-            Scale::Full => full(path),
-            Scale::Quick => full(path) / 52,
+            Scale::Full => path.year(INTERVAL),
+            Scale::Quick => path.year(INTERVAL) / 52,
         };
         figures.extend(of_path(name, path, length, scale));
     }
     Ok(figures)
-}
-
-/// A year: of a lossy path in runs of losses, by the rate at which they begin, of another in probes.
-fn full(path: Path) -> u64 {
-    let probes = YEAR / INTERVAL.as_secs_f64();
-    let runs = match path {
-        Path::Lossy(channel) => probes * channel.p * channel.r / (channel.p + channel.r),
-        Path::Jittery(_) | Path::Stepping(_) | Path::Flapping { .. } => probes,
-    };
-    runs as u64
 }
 
 fn of_path(name: &str, path: Path, length: u64, scale: Scale) -> [Figure; 4] {

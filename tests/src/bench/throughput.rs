@@ -1,14 +1,13 @@
-//! TCP and UDP through the tunnel, both ways, in one laboratory with one tunnel of MTU 1420, four times in a round: without wgxdp, with it but for its XDP
-//! program, with all of it (`guarded`), and without it but with an empty XDP program on each uplink. For wgxdp the daemon starts, the transfers are measured, the daemon stops and takes all that is its own away.
-//! A ratio is to the same round's transfer without wgxdp. Rounds begin with each of the four in turn, so that a machine that becomes faster or slower
+//! TCP and UDP through the tunnel, both ways, with an MTU of 1420, four times in a round: without wgxdp, with it but for its XDP program, with all of it (`guarded`), and
+//! without it but with an empty XDP program on each uplink. Each time in a new laboratory: a kernel that ever had a routing rule of somebody's looks at rules for each packet from then on
+//! (`fib_has_custom_rules`), and what is plain must never have had one. A ratio is to the same round's transfer without wgxdp. Rounds begin with each of the four in turn, so that a machine that becomes faster or slower
 //! favours none; and they are many and short. The branch's sender or receiver and its wireguard-go share one core, the hub's another.
 //! `…_busy_ratio` is of what a byte costs all cores, which does not depend on who waits for whom; on an idle machine it says more than the rates.
 //!
 //! The uplinks are veths. To have XDP look at a frame, any XDP, a veth may have to copy what the other end sends (`veth_convert_skb_to_xdp_buff`), as no network card
 //! has to: that is what the empty program costs, and `guarded_to_empty_xdp_ratio` what `guard` and the rest of wgxdp cost on a device that runs XDP anyway.
 //!
-//! That packets took the way that is measured is read from the programs' pinned counts: with wgxdp they steered and restored, without it
-//! there are no pins. `failovers` says how often a starved machine looked like a dead path meanwhile.
+//! That packets took the way that is measured is read from the programs' pinned counts: with wgxdp they steered and restored. `failovers` says how often a starved machine looked like a dead path meanwhile.
 
 use std::time::Duration;
 
@@ -118,30 +117,14 @@ pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> 
             time: Duration::from_millis(700),
         },
     };
-    let lab = Lab::raise(Family::V4)?;
-    for host in [&lab.branch, &lab.hub] {
-        host.sysctl(&LEFT_TO_DEVICES)?;
-    }
-    lab.branch_wg.keep_to(usable(0)?)?;
-    lab.hub_wg.keep_to(usable(1)?)?;
     let (mut rounds, mut failovers) = (Vec::new(), 0);
     for number in 0..effort.rounds {
         let mut round = [NOTHING; CARRIERS.len()];
         for turn in 0..CARRIERS.len() {
             let place = (number + turn) % CARRIERS.len();
-            round[place] = match CARRIERS[place].1 {
-                Carrier::Plain => without(&lab, effort.time)?,
-                Carrier::EmptyXdp => {
-                    let empty = |uplink: Uplink| Foreign::attach(&lab.branch, uplink.name());
-                    let _attached = Uplink::ALL.map(empty).into_iter().collect::<Result<Vec<_>>>()?;
-                    without(&lab, effort.time)?
-                }
-                Carrier::Wgxdp(xdp) => {
-                    let (flows, downs) = with(&lab, xdp, effort.time)?;
-                    failovers += downs;
-                    flows
-                }
-            };
+            let (flows, downs) = CARRIERS[place].1.measure(effort.time)?;
+            round[place] = flows;
+            failovers += downs;
         }
         progress(&format!(
             "round {} of {}, Mbit/s: {}",
@@ -162,8 +145,28 @@ pub fn run(scale: Scale, progress: &mut dyn FnMut(&str)) -> Result<Vec<Figure>> 
     Ok(figures)
 }
 
-/// With the daemon: the rates, and how often it found a path silent.
-fn with(lab: &Lab, xdp: Option<&'static str>, time: Duration) -> Result<(Flows, usize)> {
+impl Carrier {
+    /// The rates in a laboratory of its own, and how often wgxdp found a path silent.
+    fn measure(self, time: Duration) -> Result<(Flows, usize)> {
+        let lab = Lab::raise(Family::V4)?;
+        for host in [&lab.branch, &lab.hub] {
+            host.sysctl(&LEFT_TO_DEVICES)?;
+        }
+        lab.branch_wg.keep_to(usable(0)?)?;
+        lab.hub_wg.keep_to(usable(1)?)?;
+        match self {
+            Self::Plain => Ok((flows(&lab, time)?, 0)),
+            Self::EmptyXdp => {
+                let empty = |uplink: Uplink| Foreign::attach(&lab.branch, uplink.name());
+                let _attached = Uplink::ALL.map(empty).into_iter().collect::<Result<Vec<_>>>()?;
+                Ok((flows(&lab, time)?, 0))
+            }
+            Self::Wgxdp(xdp) => with_wgxdp(&lab, xdp, time),
+        }
+    }
+}
+
+fn with_wgxdp(lab: &Lab, xdp: Option<&'static str>, time: Duration) -> Result<(Flows, usize)> {
     let settings = Settings {
         xdp,
         ..Settings::default()
@@ -186,12 +189,6 @@ fn with(lab: &Lab, xdp: Option<&'static str>, time: Duration) -> Result<(Flows, 
     let ended = daemon.stop(Signal::SIGTERM)?;
     ensure!(ended.success(), "wgxdp ended with {ended} after SIGTERM");
     Ok(measured)
-}
-
-fn without(lab: &Lab, time: Duration) -> Result<Flows> {
-    let pinned = lab.branch.enter(|| Tables::pinned(&Pins::default()).is_ok());
-    ensure!(!pinned, "wgxdp has left its pins behind");
-    flows(lab, time)
 }
 
 fn flows(lab: &Lab, time: Duration) -> Result<Flows> {

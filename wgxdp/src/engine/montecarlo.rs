@@ -108,6 +108,22 @@ pub enum Path {
     },
 }
 
+/// Seconds in a year.
+const YEAR: f64 = 365.25 * 24.0 * 3600.0;
+
+impl Path {
+    /// How long a year with a probe each `interval` is to [`simulate`]: of a lossy path in runs of losses, by the rate at which they begin, of another in probes.
+    #[must_use]
+    pub fn year(self, interval: Duration) -> u64 {
+        let probes = YEAR / interval.as_secs_f64();
+        let length = match self {
+            Self::Lossy(Channel { p, r }) => probes * p * r / (p + r),
+            Self::Jittery(_) | Self::Stepping(_) | Self::Flapping { .. } => probes,
+        };
+        length as u64
+    }
+}
+
 /// Named paths.
 pub const SCENARIOS: [(&str, Path); 10] = [
     ("loss_0.1", Path::Lossy(Channel::independent(0.001))),

@@ -201,7 +201,11 @@ fn describe(outages: &[Outage]) -> String {
     sorted.sort_unstable_by_key(|outage| outage.time);
     let shown = sorted.iter().map(|outage| {
         let endless = if outage.endless { "> " } else { "" };
-        format!("{endless}{:.1} ms/{}", millis(outage.time), outage.lost)
+        let overflowed = match outage.overflowed {
+            0 => String::new(),
+            some => format!(" ({some} overflowed)"),
+        };
+        format!("{endless}{:.1} ms/{}{overflowed}", millis(outage.time), outage.lost)
     });
     format!("outage/packets lost: {}", shown.collect::<Vec<_>>().join(", "))
 }
@@ -221,6 +225,7 @@ impl Row {
         let worth = |outage: &Outage| millis(load.interval) * outage.lost_one_way as f64;
         let worst = outages.iter().map(worth).fold(0.0, f64::max);
         let endless = outages.iter().filter(|outage| outage.endless).count();
+        let overflowed = outages.iter().map(|outage| outage.overflowed).max().unwrap_or(0);
         let middle = lost.get((lost.len().max(1) - 1) / 2).copied().unwrap_or(0);
         let mut figures = vec![
             figure("p50", millis(time.p50), Unit::Milliseconds, self.bounds.p50),
@@ -234,6 +239,7 @@ impl Row {
                 None,
             ),
             figure("lost_worth_max", worst, Unit::Milliseconds, self.bounds.lost),
+            figure("overflowed_max", overflowed as f64, Unit::Packets, None),
             figure("endless", endless as f64, Unit::Count, None),
         ];
         if self.cut != Cut::Lossy {
@@ -271,6 +277,7 @@ mod tests {
             lost: 2 * lost_one_way,
             lost_one_way,
             lost_in_a_row: 10 * ms,
+            overflowed: ms % 10,
             endless,
         }
     }
@@ -312,6 +319,7 @@ mod tests {
         );
         assert_eq!(of("lost_worth_max"), Some((52.0, None)));
         assert_eq!(of("lost_to_gap_max"), Some((1.04, Some(true))));
+        assert_eq!(of("overflowed_max"), Some((4.0, None)));
         assert_eq!(of("endless"), Some((0.0, None)));
     }
 
@@ -343,8 +351,11 @@ mod tests {
 
     #[test]
     fn a_distribution_is_shown_in_order_and_says_what_did_not_end() {
-        let shown = describe(&[outage(6000, 900, true), outage(30, 150, false)]);
-        assert_eq!(shown, "outage/packets lost: 30.0 ms/300, > 6000.0 ms/1800");
+        let shown = describe(&[outage(6000, 900, true), outage(34, 150, false)]);
+        assert_eq!(
+            shown,
+            "outage/packets lost: 34.0 ms/300 (4 overflowed), > 6000.0 ms/1800"
+        );
     }
 
     #[test]

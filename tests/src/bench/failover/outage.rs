@@ -12,6 +12,7 @@ use super::carrier::Running;
 use crate::bench::gap::{await_phase, await_return};
 use crate::clock::now_ns;
 use crate::cut::{Cut, Severed};
+use crate::overflow::Overflow;
 use crate::poll;
 use crate::topology::{Lab, Uplink};
 use crate::traffic::analysis::Report;
@@ -35,6 +36,8 @@ pub(super) struct Outage {
     pub(super) lost_one_way: u64,
     /// Of these, the longest row.
     pub(super) lost_in_a_row: u64,
+    /// Packets, copies among them, that full buffers dropped meanwhile.
+    pub(super) overflowed: u64,
     /// It did not end while it was watched.
     pub(super) endless: bool,
 }
@@ -58,9 +61,11 @@ pub(super) fn cut(
     number: u32,
 ) -> Result<(Severed, Outage)> {
     carrier.before_cut()?;
+    let before = Overflow::read(lab)?;
     await_phase(number, knife.period)?;
     let severed = lab.cut(knife.cut, Uplink::A)?;
-    let outage = watch(traffic, &severed, knife.patience)?;
+    let mut outage = watch(traffic, &severed, knife.patience)?;
+    outage.overflowed = (Overflow::read(lab)? - before).total();
     carrier.after_cut()?;
     Ok((severed, outage))
 }
@@ -135,6 +140,7 @@ impl Outage {
             lost: both.lost,
             lost_one_way: worse.lost,
             lost_in_a_row: worse.lost_in_a_row,
+            overflowed: 0,
             endless,
         }
     }
