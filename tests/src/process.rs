@@ -5,13 +5,14 @@
 //! thread that lives as long as the process. Each gets a process group of its own: Ctrl-C in the terminal reaches the
 //! laboratory alone, which takes everything down in order.
 
-use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{self, Signal};
@@ -44,6 +45,34 @@ impl Process {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its sockets, as descriptors of ours (pidfd_getfd(2)).
+    ///
+    /// # Errors
+    /// It has ended, or we may not.
+    pub(crate) fn sockets(&self) -> Result<Vec<OwnedFd>> {
+        let owned = |fd: libc::c_long| match i32::try_from(fd) {
+            // SAFETY: the kernel has just made it for us.
+            Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            _ => Err(io::Error::last_os_error()),
+        };
+        // SAFETY: numbers alone go to the kernel, here and below.
+        let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid(), 0) })?;
+        let mut sockets = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fd", self.pid()))? {
+            let entry = entry?;
+            let points_to = fs::read_link(entry.path())?;
+            if !points_to.to_string_lossy().starts_with("socket:") {
+                continue;
+            }
+            let number: i32 = entry.file_name().to_string_lossy().parse()?;
+            // SAFETY: as above.
+            sockets.push(owned(unsafe {
+                libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0)
+            })?);
+        }
+        Ok(sockets)
     }
 
     /// The child itself, to take its pipes from.

@@ -6,6 +6,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use wireguard_control::Key;
 
 use crate::host::Host;
@@ -205,6 +207,21 @@ impl WireGuard {
     pub fn keep_to(&self, core: usize) -> Result<()> {
         let userspace = self.userspace.as_ref();
         userspace.map_or(Ok(()), |process| crate::cores::keep(process.pid(), core))
+    }
+
+    /// Gives a wireguard-go's sockets room for so many bytes of what it has not read yet, as `net.core.rmem_default` does for the whole machine before it starts; the kernel's
+    /// WireGuard reads at once.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(crate) fn make_room(&self, bytes: usize) -> Result<()> {
+        let Some(userspace) = &self.userspace else {
+            return Ok(());
+        };
+        for socket in userspace.sockets()? {
+            setsockopt(&socket, RcvBufForce, &bytes)?;
+        }
+        Ok(())
     }
 
     /// The first peer's endpoint as WireGuard has it now, once it has one.

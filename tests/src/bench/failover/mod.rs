@@ -7,6 +7,7 @@
 //! | `…_lost_p50`, `…_lost_max` | packets that a cut lost, both ways together |
 //! | `…_lost_worth_max` | most packets that a cut lost one way, as the time in which so many are sent |
 //! | `…_lost_to_gap_max` | the same packets by the most that were lost in a row, which is what was sent in the gap: 1 if nothing was lost but there. Not of a cut that swallows only some |
+//! | `…_overflowed_max` | packets, copies among them, that full buffers of this machine dropped meanwhile: no path lost them |
 //! | `…_endless` | outages that did not end while they were watched |
 //! | `…_missing` | 1 where the row could not be measured; why is said on standard error |
 //!
@@ -33,6 +34,7 @@ use super::gap::{await_return, millis};
 use super::{Bound, Figure, Scale, Unit};
 use crate::clock::now_ns;
 use crate::cut::Cut;
+use crate::overflow::Overflow;
 use crate::poll;
 use crate::topology::{Family, Lab};
 use crate::traffic::Duplex;
@@ -46,6 +48,9 @@ pub const NAME: &str = "failover";
 const RATES: [u32; 5] = [10_000, 5_000, 2_000, 1_000, 500];
 /// What the tunnel loses of them undisturbed must be less than one of so many.
 const ONE_LOST_OF: u64 = 1000;
+
+/// Bytes of a wireguard-go's receive queue, the kernel's own for each packet among them: a quarter of a second of copied traffic.
+const ROOM: usize = 4 << 20;
 
 /// What may be lost by what was sent in the gap. Not by what falls due in so long a gap: a sender that was late catches up in it, and what was under way shortens it.
 const MOST_LOST: f64 = 1.05;
@@ -108,7 +113,7 @@ pub fn run(scale: Scale, only: &str, progress: &mut dyn FnMut(&str)) -> Result<V
 /// The highest of [`RATES`] that wgxdp's tunnel carries here, and the figures of it.
 fn find_rate(size: Size, time: Duration, progress: &mut dyn FnMut(&str)) -> Result<(Load, Vec<Figure>)> {
     let (size, payload) = (size.name(), size.payload());
-    let lab = Lab::raise(Family::V4)?;
+    let lab = raise()?;
     let carrier = Carrier::Wgxdp(Configuration::of(Profile::Balanced)).start(&lab)?;
     await_return(&lab)?;
     for rate in RATES {
@@ -117,9 +122,9 @@ fn find_rate(size: Size, time: Duration, progress: &mut dyn FnMut(&str)) -> Resu
             payload,
             real_time: true,
         };
-        let seen = carrier.explain(undisturbed(&lab, load, time))?;
+        let (seen, overflowed) = carrier.explain(undisturbed(&lab, load, time))?;
         progress(&format!(
-            "{rate} packets a second of {payload} bytes each way: {} sent, {} lost, gap {:.1} ms",
+            "{rate} packets a second of {payload} bytes each way: {} sent, {} lost ({overflowed} overflowed), gap {:.1} ms",
             seen.sent,
             seen.lost,
             millis(seen.gap)
@@ -140,13 +145,23 @@ fn find_rate(size: Size, time: Duration, progress: &mut dyn FnMut(&str)) -> Resu
     )
 }
 
-/// What becomes of this load when nothing is cut.
-fn undisturbed(lab: &Lab, load: Load, time: Duration) -> Result<Report> {
+/// A laboratory whose wireguard-go does not lose what arrives while this machine does something else: it had room for fourteen milliseconds of copied traffic.
+fn raise() -> Result<Lab> {
+    let lab = Lab::raise(Family::V4)?;
+    for wireguard in [&lab.branch_wg, &lab.hub_wg] {
+        wireguard.make_room(ROOM).context("enlarging wireguard-go's buffer")?;
+    }
+    Ok(lab)
+}
+
+/// What becomes of this load when nothing is cut, and how many packets full buffers dropped.
+fn undisturbed(lab: &Lab, load: Load, time: Duration) -> Result<(Report, u64)> {
     let traffic = Duplex::start(lab, load)?;
     traffic.await_udp(now_ns(), RETURN_BOUND)?;
-    let from_ns = now_ns();
+    let (from_ns, before) = (now_ns(), Overflow::read(lab)?);
     poll::observe_for(time)?;
-    Ok(traffic.observe_since(from_ns)?.both())
+    let overflowed = (Overflow::read(lab)? - before).total();
+    Ok((traffic.observe_since(from_ns)?.both(), overflowed))
 }
 
 /// Nearly all was sent, both ways, and nearly all of that arrived.
@@ -166,7 +181,7 @@ fn measure(row: &Row, load: Load, effort: Effort) -> Result<Vec<Outage>> {
 
 /// Makes the cuts of these numbers in one laboratory, which ends with the last.
 fn measure_some(row: &Row, load: Load, patience: Duration, numbers: Range<u32>) -> Result<Vec<Outage>> {
-    let mut lab = Lab::raise(Family::V4)?;
+    let mut lab = raise()?;
     let carrier = row.carrier.start(&lab)?;
     let knife = Knife {
         cut: row.cut,

@@ -1,8 +1,8 @@
 //! Laws of the look-up of UDP ports.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 
-use super::super::udp_socket::is_bound;
+use super::super::udp_socket::{ask, is_bound, queue_of, receive_queues};
 use super::in_namespace;
 
 #[test]
@@ -27,4 +27,40 @@ fn a_socket_on_one_address_or_of_tcp_is_none_that_wireguard_could_have() {
         let tcp = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         assert!(!is_bound(tcp.local_addr().unwrap().port()).unwrap());
     });
+}
+
+#[test]
+fn packets_for_which_a_socket_has_no_room_are_counted() {
+    in_namespace(|| async {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let queue = || receive_queues(port).unwrap()[0];
+        assert!(queue().room > 0 && queue().dropped == 0, "{:?}", queue());
+
+        let packet = [0; 1000];
+        let packets = queue().room as usize / packet.len() + 10;
+        for _ in 0..packets {
+            socket.send_to(&packet, (Ipv4Addr::LOCALHOST, port)).unwrap();
+        }
+        let dropped = queue().dropped as usize;
+        assert!((10..=packets).contains(&dropped), "{dropped}");
+
+        drop(socket);
+        assert_eq!(receive_queues(port).unwrap(), []);
+    });
+}
+
+#[test]
+fn an_answer_that_ends_early_says_nothing_of_a_queue_or_the_truth() {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let answer = ask(libc::AF_INET, port).unwrap().expect("it is bound");
+    let whole = queue_of(&answer).expect("it has a queue");
+    let told: Vec<_> = (0..answer.len())
+        .filter_map(|length| queue_of(&answer[..length]))
+        .collect();
+    assert!(
+        told.len() < answer.len() && told.iter().all(|queue| *queue == whole),
+        "{told:?}"
+    );
 }
