@@ -79,7 +79,7 @@ impl Daemon {
                     let _rest = self.priority.rest();
                     self.look_at_clients()?;
                 }
-                () = sleep_until(wakeup) => {
+                () = async { sleep_until(wakeup).await; self.hearing.await_it().await } => {
                     self.tick(wakeup);
                     self.settle_clients()?;
                 }
@@ -104,7 +104,7 @@ impl Daemon {
         }
     }
 
-    /// A wake-up may be late: whatever kept the loop, or the processor, delays probes.
+    /// A wake-up may be late: whatever kept the loop, the processor, or what the host was to hear first, delays probes.
     fn note_lateness(&mut self, wakeup: Option<u64>, now_ns: u64) {
         let late = Duration::from_nanos(wakeup.map_or(0, |at_ns| now_ns.saturating_sub(at_ns)));
         self.observed.note_lateness(late);
