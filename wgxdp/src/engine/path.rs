@@ -37,8 +37,9 @@ pub(super) struct Path {
     pub(super) cleared_ns: u64,
     /// Held: the last moment at which it was not clean.
     pub(super) clean_since_ns: u64,
-    /// When the last probe was decided on, and when the last one that left: it may have left much later.
+    /// When the last probe was decided on.
     decided_ns: u64,
+    /// The same of the last one that left, however much later that was.
     asked_ns: u64,
     /// The next probe's sequence number.
     sequence: u32,
