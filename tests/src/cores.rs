@@ -1,4 +1,4 @@
-//! Which core of the processor does what, where a measurement is not to depend on how the kernel moves threads about.
+//! Which core of the processor does what, and before whom, where a measurement is not to depend on how the kernel moves threads about.
 
 use std::fs;
 
@@ -10,15 +10,22 @@ use nix::unistd::Pid;
 /// The calling thread.
 const THIS_THREAD: Pid = Pid::from_raw(0);
 
-/// One of the cores that the calling thread may use, counted from 0 on and, when there are not so many, from 0 on again.
+/// The cores that the calling thread may use.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn all_usable() -> Result<Vec<usize>> {
+    let allowed = sched_getaffinity(THIS_THREAD)?;
+    let is_allowed = |core: &usize| allowed.is_set(*core) == Ok(true);
+    Ok((0..CpuSet::count()).filter(is_allowed).collect())
+}
+
+/// One of these cores, counted from 0 on and, when there are not so many, from 0 on again.
 ///
 /// # Errors
 /// What the kernel said.
 pub(crate) fn usable(number: usize) -> Result<usize> {
-    let allowed = sched_getaffinity(THIS_THREAD)?;
-    let cores: Vec<usize> = (0..CpuSet::count())
-        .filter(|core| allowed.is_set(*core) == Ok(true))
-        .collect();
+    let cores = all_usable()?;
     let core = cores.get(number % cores.len().max(1));
     core.copied().context("this thread may run nowhere")
 }
@@ -50,6 +57,18 @@ pub(crate) fn keep(pid: u32, core: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has the calling thread run by this real-time policy, at this priority of 1 to 99.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn run_in_real_time(policy: libc::c_int, priority: libc::c_int) -> Result<(), Errno> {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the pointer is to a structure that lives through the call; 0 names the calling thread.
+    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) }).map(drop)
 }
 
 fn only(core: usize) -> Result<CpuSet> {

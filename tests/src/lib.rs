@@ -24,6 +24,7 @@
 //! | [`outlet`], [`inlet`] | frames sent as they are, and frames as they arrive |
 //! | [`frame`], [`progrun`], [`fixture`] | frames, BPF_PROG_TEST_RUN on them, and the programs configured for it |
 //! | [`bench`] | the benchmarks |
+//! | [`starve`] | processors and machines that have no time for anybody |
 //! | [`poll`], [`clock`], `cores` | waiting on states, the one clock, and who runs on which core |
 //!
 //! It needs root, iproute2 and wireguard-tools, and wireguard-go where the kernel has no WireGuard; nothing else, but that one
@@ -54,6 +55,7 @@ pub mod privilege;
 pub mod process;
 pub mod progrun;
 pub mod scrape;
+pub mod starve;
 pub mod topology;
 pub mod traffic;
 pub mod trial;

@@ -10,7 +10,7 @@
 //!
 //! Everything is said on the second serial line, because the kernel writes on the first: what the programs print, and lines
 //! of our own, `WGXDP-VM boot RELEASE`, `start NAME`, `exit NAME CODE`, `error TEXT`, `end`. The first step that cannot be
-//! done ends the run, with `error`.
+//! done ends the run, with `error`. (A test may write such a line, too: `suspend MS`.)
 
 use std::convert::Infallible;
 use std::ffi::CString;

@@ -15,12 +15,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 
 use super::analysis::{Arrival, Report, Window, analyse};
 use crate::clock::{now_ns, sleep_until};
+use crate::cores;
 use crate::host::Host;
 
 /// A sender that is late makes up for no more than this.
@@ -162,16 +162,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has the calling thread run at the lowest real-time priority.
-fn run_in_real_time() -> Result<(), Errno> {
-    let lowest = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the pointer is to a structure that lives through the call; 0 names the calling thread.
-    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) }).map(drop)
-}
-
 fn send(socket: &UdpSocket, shared: &Shared, load: Load) {
     if load.real_time
-        && let Err(e) = run_in_real_time()
+        && let Err(e) = cores::run_in_real_time(libc::SCHED_RR, 1)
     {
         eprintln!("a sender that is to be punctual is not ({e})");
     }

@@ -34,15 +34,19 @@ fn settings() -> Settings {
 
 /// A laboratory under traffic with a daemon at each end.
 fn raise(family: Family) -> Result<(Scene, Daemon)> {
+    raise_with(family, &settings(), "")
+}
+
+/// The same with the same probes at both ends; `hub` ends the hub's file.
+pub(crate) fn raise_with(family: Family, settings: &Settings, hub: &str) -> Result<(Scene, Daemon)> {
     let lab = Lab::raise(family)?;
-    let settings = settings();
     let peer = format!(
-        "probe = {{ {}, interval = \"{}ms\" }}\n",
+        "probe = {{ {}, interval = \"{}ms\" }}\n{hub}",
         settings.probe,
         settings.probe_interval.as_millis()
     );
     let hub = far_end::start(&lab, "", "", &peer)?;
-    Ok((Scene::raise_in(lab, &settings)?, hub))
+    Ok((Scene::raise_in(lab, settings)?, hub))
 }
 
 /// How often an end answered probes, or took in answers, whoever saw them.

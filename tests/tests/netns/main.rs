@@ -29,6 +29,7 @@ mod scale;
 mod scene;
 mod segments;
 mod stalls;
+mod starved;
 mod status;
 mod swallows;
 mod tunnels;

@@ -20,6 +20,7 @@ mod describe;
 mod error;
 mod families;
 mod guard;
+mod hearing;
 mod keys;
 mod locals;
 mod mtu;
@@ -132,6 +133,7 @@ pub struct Daemon {
     traffic: traffic::Ledger,
     priority: priority::Priority,
     punctuality: priority::Punctuality,
+    hearing: hearing::Hearing,
 }
 
 /// Runs until SIGINT or SIGTERM, and removes everything that it added, also when it fails.
@@ -247,6 +249,7 @@ impl Daemon {
             traffic: traffic::Ledger::default(),
             priority: priority::Priority::ordinary(),
             punctuality: priority::Punctuality::default(),
+            hearing: hearing::Hearing::open().await,
         };
         let tables = daemon.dataplane.tables().clone();
         if let Some(listener) = metrics {

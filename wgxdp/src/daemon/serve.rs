@@ -79,9 +79,8 @@ impl Daemon {
                     let _rest = self.priority.rest();
                     self.look_at_clients()?;
                 }
-                () = sleep_until(wakeup) => {
-                    self.note_lateness(wakeup);
-                    self.tick();
+                () = async { sleep_until(wakeup).await; self.hearing.await_it().await } => {
+                    self.tick(wakeup);
                     self.settle_clients()?;
                 }
                 () = sleep_until(self.untold.map(|untold| untold.at_ns)) => self.tell_more_families(),
@@ -105,9 +104,8 @@ impl Daemon {
         }
     }
 
-    /// A wake-up may be late: whatever kept the loop, or the processor, delays probes.
-    fn note_lateness(&mut self, wakeup: Option<u64>) {
-        let now_ns = monotonic_ns();
+    /// A wake-up may be late: whatever kept the loop, the processor, or what the host was to hear first, delays probes.
+    fn note_lateness(&mut self, wakeup: Option<u64>, now_ns: u64) {
         let late = Duration::from_nanos(wakeup.map_or(0, |at_ns| now_ns.saturating_sub(at_ns)));
         self.observed.note_lateness(late);
         if let Some(complaint) = self.punctuality.note(late, now_ns) {
@@ -121,11 +119,12 @@ impl Daemon {
         self.perform(actions);
     }
 
-    /// The engine's wake-up: records first, then the kernel's own words about the paths that are due.
-    fn tick(&mut self) {
+    /// The engine's wake-up, which it wanted at `wakeup`: records first, then the kernel's own words about the paths that are due.
+    fn tick(&mut self, wakeup: Option<u64>) {
         self.observed.beat();
         self.drain_records();
         let now_ns = monotonic_ns();
+        self.note_lateness(wakeup, now_ns);
         let mut actions = Vec::new();
         let due: Vec<PathId> = self.engine.due(now_ns).collect();
         for path in due {

@@ -37,7 +37,9 @@ pub(super) struct Path {
     pub(super) cleared_ns: u64,
     /// Held: the last moment at which it was not clean.
     pub(super) clean_since_ns: u64,
-    /// When it was last asked.
+    /// When the last probe was decided on.
+    decided_ns: u64,
+    /// The same of the last one that left, however much later that was.
     asked_ns: u64,
     /// The next probe's sequence number.
     sequence: u32,
@@ -98,6 +100,7 @@ impl Path {
             answer_after_ns: now_ns,
             cleared_ns: now_ns,
             clean_since_ns: now_ns,
+            decided_ns: now_ns,
             asked_ns: now_ns,
             sequence: settings.first_sequence,
             refused: 0,
@@ -312,7 +315,7 @@ impl Path {
     pub(super) fn probe_sent(&mut self, sequence: u32, at_ns: u64) {
         if !self.full_size.sent(sequence, at_ns) {
             self.loss.sent(sequence, at_ns);
-            self.asked_ns = self.asked_ns.max(at_ns);
+            self.asked_ns = self.decided_ns;
         }
         self.unanswered = self.unanswered.saturating_add(u64::from(at_ns > self.proof_ns));
     }
@@ -356,6 +359,7 @@ impl Path {
         self.tuner
             .resume(self.sequence, now_ns, self.asked_ns, self.proof_ns, &self.rtt);
         self.retune(now_ns, out);
+        self.decided_ns = now_ns;
         let (path, sequence) = (self.id, self.next_sequence());
         out.push(Action::SendProbe { path, sequence });
         if self.padded && self.full_size.is_due(in_use, now_ns) {

@@ -1,9 +1,10 @@
 //! One guest, from boot to power-off, bounded in time.
 //!
 //! The first serial line is the kernel's console and goes to a file; the second carries what init and the tests print, and
-//! is handed on as it comes. The guest has no disk and no screen, and two virtio network cards that are joined to each other and to nothing else.
+//! is handed on as it comes, and what it asks of us: to be suspended for a while. The guest has no disk and no screen, and two virtio network cards that are joined to each other and to nothing else.
 
 use std::fs::{self, OpenOptions};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -42,7 +43,8 @@ pub(super) fn run(guest: &Guest, show: &mut dyn FnMut(&str)) -> Result<GuestResu
         tests,
         processors,
     } = guest;
-    let console = sh::target_dir().join(format!("vm/{}.console", kernel.release));
+    let [console, pid_file] =
+        ["console", "pid"].map(|kind| sh::target_dir().join(format!("vm/{}.{kind}", kernel.release)));
     let qemu = sh::find_program("qemu-system-x86_64")
         .context("qemu-system-x86_64 is not there: `cargo xtask setup` installs it")?;
     let accelerator = if has_kvm() { "kvm" } else { "tcg,thread=multi" };
@@ -65,13 +67,16 @@ pub(super) fn run(guest: &Guest, show: &mut dyn FnMut(&str)) -> Result<GuestResu
     command.args(["-append", KERNEL_ARGUMENTS]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     command.args(["-serial", "stdio"]);
+    command.arg("-pidfile").arg(&pid_file);
 
     let mut log = Log::new(tests.iter().map(|test| test.name.as_str()));
     let status = sh::stream(&mut command, |line| {
         if !line.is_empty() {
             show(line);
         }
-        log.line(line);
+        if let Some(time) = log.line(line) {
+            log.suspended(suspend(&pid_file, time));
+        }
     })?;
     let said = fs::read(&console).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
@@ -93,6 +98,17 @@ pub(super) fn run(guest: &Guest, show: &mut dyn FnMut(&str)) -> Result<GuestResu
         tally: log.tally(),
         failure: (!failures.is_empty()).then(|| failures.join(", ")),
     })
+}
+
+/// Stops the QEMU that wrote this file, and has it go on after `time`: by a process of its own, which does so whatever becomes of us. Nobody tells QEMU, so the clocks that it shows its
+/// guest, which are the host's, go on. (Asked by its monitor it would stop them, too.)
+fn suspend(pid_file: &Path, time: Duration) -> Result<()> {
+    let pid = fs::read_to_string(pid_file).with_context(|| format!("cannot read {}", pid_file.display()))?;
+    let script = "kill -STOP $0 && sleep $1; kill -CONT $0";
+    sh::run(&mut sh::command(
+        "sh",
+        ["-c", script, pid.trim(), &time.as_secs_f64().to_string()],
+    ))
 }
 
 /// The first line in which the kernel complains of itself.

@@ -1,11 +1,17 @@
 //! What a guest says on its second serial line: init's own lines, and between them what the tests print.
 //!
 //! Init's lines begin with `WGXDP-VM`: `boot RELEASE`, `start NAME`, `exit NAME CODE`, `error TEXT`, `end`. The kernel writes
-//! to the first serial line, so that nothing of its comes between.
+//! to the first serial line, so that nothing of its comes between. A test may say `suspend MS`: a request that the guest be suspended for so many milliseconds.
+
+use std::time::Duration;
+
+use anyhow::Result;
 
 use crate::test::tally::Tally;
 
 const MARK: &str = "WGXDP-VM ";
+/// No guest is suspended for longer, whatever it asks.
+const LONGEST_SUSPENSION: Duration = Duration::from_secs(10);
 
 /// Follows the lines of one guest.
 #[derive(Debug)]
@@ -31,11 +37,11 @@ impl Log {
         }
     }
 
-    /// The next line.
-    pub(crate) fn line(&mut self, line: &str) {
+    /// The next line; for how long the guest asks to be suspended, if it does.
+    pub(crate) fn line(&mut self, line: &str) -> Option<Duration> {
         let Some(mark) = line.strip_prefix(MARK) else {
             self.tally += Tally::from_line(line).unwrap_or_default();
-            return;
+            return None;
         };
         let words: Vec<&str> = mark.split(' ').collect();
         match words[..] {
@@ -50,8 +56,22 @@ impl Log {
             }
             ["error", ..] => self.failures.push(mark.to_owned()),
             ["end"] => self.ended = true,
+            ["suspend", ms] => match suspension(ms) {
+                Some(time) => return Some(time),
+                None => self.failures.push(format!("{ms} ms is no time to be suspended for")),
+            },
             _ => self.failures.push(format!("init said what we do not know: {mark}")),
         }
+        None
+    }
+
+    /// What became of a request. One that could not be met is a failure, whatever the test makes of it.
+    pub(crate) fn suspended(&mut self, outcome: Result<()>) {
+        self.failures.extend(
+            outcome
+                .err()
+                .map(|error| format!("the guest was not suspended: {error:#}")),
+        );
     }
 
     /// Whether init got as far as saying something.
@@ -84,15 +104,25 @@ impl Log {
     }
 }
 
+/// The time that a guest asks for, within bounds.
+fn suspension(ms: &str) -> Option<Duration> {
+    let time = Duration::from_millis(ms.parse().ok()?);
+    (time <= LONGEST_SUSPENSION).then_some(time)
+}
+
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::*;
 
     const RELEASE: &str = "6.1.0-56-cloud-amd64";
 
     fn log(lines: &str) -> Log {
         let mut log = Log::new(["vm", "netns"]);
-        lines.lines().for_each(|line| log.line(line));
+        for line in lines.lines() {
+            log.line(line);
+        }
         log
     }
 
@@ -140,6 +170,26 @@ WGXDP-VM end
     #[test]
     fn another_kernel_than_the_wanted_one_is_a_failure() {
         assert!(log(GOOD).failure("6.12.117+deb12-cloud-amd64").is_some());
+    }
+
+    #[test]
+    fn a_guest_may_ask_to_be_suspended_for_a_while_and_no_longer() {
+        let mut asked = log(GOOD);
+        assert_eq!(asked.line("WGXDP-VM suspend 3000"), Some(Duration::from_secs(3)));
+        asked.suspended(Ok(()));
+        assert_eq!(asked.failure(RELEASE), None);
+        for time in ["10001", "-1", "long"] {
+            let mut asked = log(GOOD);
+            assert_eq!(asked.line(&format!("WGXDP-VM suspend {time}")), None, "{time}");
+            assert!(asked.failure(RELEASE).unwrap().contains(time));
+        }
+    }
+
+    #[test]
+    fn a_request_that_was_not_met_is_a_failure() {
+        let mut asked = log(GOOD);
+        asked.suspended(Err(anyhow!("it is gone")));
+        assert!(asked.failure(RELEASE).unwrap().contains("it is gone"));
     }
 
     #[test]

@@ -146,6 +146,8 @@ pub(super) struct Sim {
     pub(super) nets: Vec<Net>,
     /// The driver does not run.
     pub(super) starved: Vec<Range<u64>>,
+    /// The first probe that is to leave at this time or later does so this much later: between the decision and its execution the driver was kept from running.
+    pub(super) preempted: Option<(u64, u64)>,
     /// Records that get lost, in a hundred.
     pub(super) record_loss: u64,
     pub(super) packets: Vec<Packet>,
@@ -226,6 +228,7 @@ impl Sim {
             uplinks: BTreeMap::new(),
             nets,
             starved: Vec::new(),
+            preempted: None,
             record_loss: 0,
             packets: Vec::new(),
             reports: Vec::new(),
@@ -506,7 +509,23 @@ impl Sim {
         self.maps.get_mut(&path).expect("a path")
     }
 
+    /// What others do while the driver does not run, although it is in the middle of something.
+    fn be_preempted(&mut self) {
+        let Some((_, time)) = self.preempted.take_if(|(from, _)| *from <= self.now) else {
+            return;
+        };
+        let until = self.now + time;
+        self.starved.push(self.now..until);
+        while let Some(event) = self.queue.first_entry().filter(|event| event.key().0 < until) {
+            self.now = event.key().0;
+            let event = event.remove();
+            self.happen(event);
+        }
+        self.now = until;
+    }
+
     fn send_probe(&mut self, path: PathId, sequence: u32, full_size: bool) {
+        self.be_preempted();
         let now = self.now;
         let maps = self.path(path);
         maps.proof.unanswered += 1;

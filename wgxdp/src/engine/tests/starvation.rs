@@ -39,6 +39,31 @@ fn an_engine_that_slept_convicts_nobody_and_neither_does_the_kernel() {
     }
 }
 
+/// A suspended machine loses what was in flight; one that had no time for the driver does not.
+#[test]
+fn an_engine_that_slept_between_deciding_and_asking_convicts_nobody() {
+    for (rtt, loses) in [NEAR, 20 * MS, FAR]
+        .into_iter()
+        .flat_map(|rtt| [(rtt, false), (rtt, true)])
+    {
+        for sleep in [30 * MS, 70 * MS, 100 * MS, 150 * MS, 250 * MS, S, 60 * S] {
+            for phase in [0, 7 * MS, 13 * MS] {
+                let from = 5 * S + phase;
+                let net = Net::new(rtt).cut(from..if loses { from + sleep } else { from });
+                let mut sim = Sim::new(vec![net.clone(), net], false);
+                sim.preempted = Some((from, sleep));
+                sim.run(from + sleep + 5 * S);
+                let fell = sim.reports.iter().filter(|(_, t)| t.to == Down).count();
+                assert_eq!(
+                    (fell, sim.latches.len()),
+                    (0, 0),
+                    "round trip {rtt}, slept {sleep}, from {from}, in-flight lost: {loses}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn an_engine_that_sleeps_again_and_again_convicts_nobody() {
     for rtt in [NEAR, FAR] {
