@@ -4,7 +4,7 @@
 //! `ksoftirqd`, an ordinary thread, while the probes leave with real-time priority and pile up unanswered. So before the loop judges and probes, a datagram of its own goes over
 //! `lo`, through that same queue (`enqueue_to_backlog`) of the processor that the loop runs on. Where all is well it is back before the call that sends it returns. Where it is not, the
 //! wake-up is late until it is: an engine that was late finds the paths as it left them, and the programs convict nobody by less than three probes. What another processor's
-//! queue holds it does not tell.
+//! queue holds it does not tell. Where answers to probes come in, they say the same, and no datagram is needed.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,8 +16,8 @@ use tracing::info;
 
 use crate::clock::monotonic_ns;
 
-/// Half of the shortest interval between probes: what was heard so recently need not be asked.
-const FRESH: Duration = Duration::from_millis(5);
+/// One and a half of the shortest interval between probes: a host that heard something so recently need not be asked, because fewer probes leave meanwhile than convict anybody.
+const FRESH: Duration = Duration::from_millis(15);
 /// For no longer is a wake-up put off.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// A datagram that is not back by then was lost, which happens where a queue overflows.
@@ -34,12 +34,12 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    /// To be called within the runtime. Without a usable `lo` it takes the host to hear.
+    /// To be called within the runtime. Where nothing passes over `lo`, it takes the host to hear.
     pub(super) async fn open() -> Self {
         let socket = Self::connect().await;
         if let Err(e) = &socket {
             info!(
-                "no socket on 127.0.0.1 ({e}): on a busy machine answers that nobody had the time to look at count as missing"
+                "nothing passes over lo ({e}): on a busy machine answers that nobody had the time to look at count as missing"
             );
         }
         Self {
@@ -49,10 +49,18 @@ impl Hearing {
         }
     }
 
+    /// A socket from which a first datagram came back.
     async fn connect() -> io::Result<UdpSocket> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         socket.connect(socket.local_addr()?).await?;
+        socket.send(&[0]).await?;
+        timeout(PATIENCE, socket.recv(&mut [0])).await??;
         Ok(socket)
+    }
+
+    /// An answer arrived at this moment, in nanoseconds of CLOCK_MONOTONIC.
+    pub(super) fn note(&mut self, at_ns: u64) {
+        self.heard_ns = self.heard_ns.max(Some(at_ns));
     }
 
     /// Waits until the host hears, or for as long as it is worth to wait. Dropped in between, it goes on where it was when it is called again.
@@ -60,10 +68,12 @@ impl Hearing {
         let now_ns = monotonic_ns();
         let since = |at_ns: u64| Duration::from_nanos(now_ns.saturating_sub(at_ns));
         let Some(socket) = &self.socket else { return };
+        if self.heard_ns.is_some_and(|heard_ns| since(heard_ns) < FRESH) {
+            return;
+        }
         let waiting_ns = self.asked_ns.filter(|asked_ns| since(*asked_ns) < LOST);
         let asked_ns = match waiting_ns {
             Some(asked_ns) => asked_ns,
-            None if self.heard_ns.is_some_and(|heard_ns| since(heard_ns) < FRESH) => return,
             // Refused (`lo` went down) it tells nothing.
             None if socket.send(&[0]).await.is_err() => return,
             None => now_ns,
@@ -73,11 +83,6 @@ impl Hearing {
         if let Ok(Ok(_)) = timeout(left, socket.recv(&mut [0])).await {
             self.asked_ns = None;
             self.heard_ns = Some(monotonic_ns());
-        } else if self.heard_ns.is_none() {
-            info!(
-                "nothing passes over lo: on a busy machine answers that nobody had the time to look at count as missing"
-            );
-            self.socket = None;
         }
     }
 }
@@ -94,11 +99,11 @@ mod tests {
     }
 
     /// As if it had heard so long ago, with a datagram under way that left so long ago and never comes.
-    async fn deaf(heard: Option<Duration>, asked: Duration) -> Hearing {
+    async fn deaf(heard: Duration, asked: Duration) -> Hearing {
         let ago = |time: Duration| monotonic_ns() - time.as_nanos() as u64;
         Hearing {
             asked_ns: Some(ago(asked)),
-            heard_ns: heard.map(ago),
+            heard_ns: Some(ago(heard)),
             ..Hearing::open().await
         }
     }
@@ -120,7 +125,7 @@ mod tests {
     #[test]
     fn a_deaf_one_is_waited_for_once_and_not_for_ever() {
         in_runtime(async {
-            let mut hearing = deaf(Some(FRESH), Duration::ZERO).await;
+            let mut hearing = deaf(FRESH, Duration::ZERO).await;
             let asked_ns = hearing.asked_ns;
             let begun = Instant::now();
             hearing.await_it().await;
@@ -142,21 +147,28 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_that_was_lost_is_followed_by_another() {
+    fn an_answer_is_as_good_as_the_datagram_and_is_soon_old() {
         in_runtime(async {
-            let mut hearing = deaf(Some(LOST), LOST).await;
+            let mut hearing = deaf(FRESH, PATIENCE / 2).await;
+            let begun = Instant::now();
+            hearing.note(monotonic_ns());
             hearing.await_it().await;
-            assert_eq!(hearing.asked_ns, None);
+            assert!(begun.elapsed() < FRESH, "not waited for");
+            let heard_ns = hearing.heard_ns;
+            hearing.note(monotonic_ns() - FRESH.as_nanos() as u64);
+            assert_eq!(hearing.heard_ns, heard_ns, "an older one changes nothing");
+            tokio::time::sleep(FRESH).await;
+            hearing.await_it().await;
+            assert!(begun.elapsed() >= PATIENCE / 2, "then the datagram is waited for");
         });
     }
 
     #[test]
-    fn where_nothing_ever_comes_nothing_is_asked_any_more() {
+    fn a_datagram_that_was_lost_is_followed_by_another() {
         in_runtime(async {
-            let mut hearing = deaf(None, PATIENCE).await;
+            let mut hearing = deaf(LOST, LOST).await;
             hearing.await_it().await;
-            assert!(hearing.socket.is_none());
-            hearing.await_it().await;
+            assert_eq!(hearing.asked_ns, None);
         });
     }
 }

@@ -162,6 +162,7 @@ impl Daemon {
             let value = Duration::from_nanos(value_ns);
             match record.kind {
                 RecordKind::REPLY => {
+                    self.hearing.note(at_ns);
                     let Some(runtime) = self.paths.get(&path) else { continue };
                     // The kernel knows 16 bits of it; the rest is the last one's that left.
                     let behind = (runtime.sequence as u16).wrapping_sub(sequence as u16);
