@@ -7,12 +7,13 @@
 //! | host | unit, property and documentation tests | you |
 //! | progrun | `steer` and `restore` by BPF_PROG_TEST_RUN | root |
 //! | netns | the laboratory | root |
+//! | year | years of each path on a virtual clock | you |
 //! | vm | `vm`, `progrun` and `netns` again, on Debian's kernels in QEMU | you |
 //!
 //! Cargo builds the test programs; we run them ourselves, so that the same files serve the host and the guests, and root
 //! runs tests but never a compiler.
 //!
-//! The guests run side by side: each is alone with its own clock, and waits more than it computes.
+//! The guests run side by side: each is alone with its own clock, and waits more than it computes. The years pass meanwhile, in the time that the guests do not want.
 
 mod programs;
 mod report;
@@ -45,7 +46,9 @@ pub(crate) enum Stage {
     Progrun,
     /// The laboratory (root)
     Netns,
-    /// Both again on Linux 6.1 and 6.12, in QEMU
+    /// Years of each path on a virtual clock, beside the guests if those are to run, too
+    Year,
+    /// The BPF programs and the laboratory again on Linux 6.1 and 6.12, in QEMU
     Vm,
 }
 
@@ -84,7 +87,11 @@ fn stages(args: &TestArgs, report: &mut Report) -> Result<()> {
     setup::run(Need::Test)?;
 
     let mut programs = None;
+    let beside_guests = selected.contains(&Stage::Year) && selected.contains(&Stage::Vm);
     for stage in selected {
+        if stage == Stage::Year && beside_guests {
+            continue;
+        }
         let mut run = |name: &str, work: &mut dyn FnMut() -> Result<Outcome>| {
             println!("\n== {name}");
             let started = Instant::now();
@@ -96,7 +103,7 @@ fn stages(args: &TestArgs, report: &mut Report) -> Result<()> {
                 sh::run(&mut cargo::cargo(["fmt", "--all", "--check"])).map(|()| PASSED)
             }),
             Stage::Clippy => run("clippy", &mut || clippy().map(|()| PASSED)),
-            Stage::Host | Stage::Progrun | Stage::Netns | Stage::Vm => {
+            Stage::Host | Stage::Progrun | Stage::Netns | Stage::Year | Stage::Vm => {
                 if programs.is_none() {
                     let built = &mut || Programs::build().map(|built| programs = Some(built)).map(|()| PASSED);
                     if !run("build", built) {
@@ -105,7 +112,8 @@ fn stages(args: &TestArgs, report: &mut Report) -> Result<()> {
                 }
                 let Some(programs) = &programs else { return Ok(()) };
                 match stage {
-                    Stage::Vm => guests(programs, args, report),
+                    Stage::Vm => guests(programs, args, beside_guests, report),
+                    Stage::Year => run("year", &mut || programs.run_year(&args.filter)),
                     Stage::Progrun => run("progrun", &mut || as_root("progrun", programs, args)),
                     Stage::Netns => run("netns", &mut || as_root("netns", programs, args)),
                     _ => run("host", &mut || programs.run_host(&args.filter)),
@@ -187,22 +195,22 @@ fn as_root(name: &str, programs: &Programs, args: &TestArgs) -> Result<Outcome> 
     programs.run_as_root(name, privilege, &args.filter)
 }
 
-/// Runs the guests that were asked for, side by side. Whether none failed.
-fn guests(programs: &Programs, args: &TestArgs, report: &mut Report) -> bool {
+/// Runs the guests that were asked for, and the years if they are, side by side. Whether none failed.
+fn guests(programs: &Programs, args: &TestArgs, with_years: bool, report: &mut Report) -> bool {
     let all = args.kernel.map_or(vm::Series::ALL.to_vec(), |one| vec![one]);
-    let names: Vec<String> = all.iter().map(|series| format!("vm {series}")).collect();
+    let mut names: Vec<String> = all.iter().map(|series| format!("vm {series}")).collect();
+    names.extend(with_years.then(|| "year".to_owned()));
     println!("\n== {}", names.join(", "));
     // One after the other, because they strip the same programs.
     let prepared: Vec<_> = all.iter().map(|series| prepare(*series, programs, args)).collect();
     let ended: Vec<_> = thread::scope(|scope| {
         let boot = |(series, prepared): (vm::Series, Result<Prepared>)| {
-            scope.spawn(move || {
-                let started = Instant::now();
-                let outcome = prepared.and_then(|prepared| prepared.run(series));
-                (outcome, started.elapsed())
-            })
+            scope.spawn(move || timed(|| prepared.and_then(|prepared| prepared.run(series))))
         };
-        let started: Vec<_> = all.into_iter().zip(prepared).map(boot).collect();
+        let mut started: Vec<_> = all.into_iter().zip(prepared).map(boot).collect();
+        if with_years {
+            started.push(scope.spawn(|| timed(|| programs.run_year(&args.filter))));
+        }
         let panicked = |_| (Err(anyhow!("a panic")), Duration::ZERO);
         started
             .into_iter()
@@ -214,6 +222,13 @@ fn guests(programs: &Programs, args: &TestArgs, report: &mut Report) -> bool {
         all_well &= report.add(name, took, judge(name, outcome, args));
     }
     all_well
+}
+
+/// What came of it, and how long it took.
+fn timed(work: impl FnOnce() -> Result<Outcome>) -> (Result<Outcome>, Duration) {
+    let started = Instant::now();
+    let outcome = work();
+    (outcome, started.elapsed())
 }
 
 /// A guest that can be booted, or why there is none.

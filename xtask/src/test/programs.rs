@@ -68,8 +68,16 @@ const FOR_CLSACT: [&str; 13] = [
     "registers::",
 ];
 
+/// What is about time alone, and long: the guest that has less to do is enough.
+const FOR_TCX: [&str; 1] = ["starved::"];
+
+/// The test program that needs nothing but processors, for minutes.
+const YEAR: &str = "year";
+
 /// No test program runs longer.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// But those that take only the time that nobody else wants.
+const IDLE_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// All test programs, and the programs that they start.
 pub(crate) struct Programs {
@@ -95,7 +103,7 @@ impl Programs {
         let tests = self
             .built
             .iter()
-            .filter(|program| program.is_test && !is_kernel_test(program));
+            .filter(|program| program.is_test && !is_kernel_test(program) && !is_year(program));
         for test in tests {
             println!("\n     Running {} ({})", test.name, shown(&test.source));
             let words = sh::bounded(LIMIT, &test.file, libtest_args(&[], filter));
@@ -107,6 +115,20 @@ impl Programs {
         doc.args(filter);
         println!("\n     Running the examples in the documentation");
         failures.extend(run(&mut doc, "documentation", &mut sum)?);
+        Ok(outcome(sum, &failures, filter))
+    }
+
+    /// Simulates the years, in the time that nobody else wants (SCHED_IDLE), so that whatever runs beside them does not notice.
+    pub(crate) fn run_year(&self, filter: &[String]) -> Result<Outcome> {
+        let year = self.built.iter().find(|program| is_year(program));
+        let year = year.context("cargo built no test program `year`: is there a tests/tests/year.rs?")?;
+        let words = sh::bounded(IDLE_LIMIT, Path::new("chrt"), ["--idle", "0"]);
+        let mut command = sh::command(&words[0], &words[1..]);
+        command.arg(&year.file).args(libtest_args(&[], filter));
+        let mut sum = Tally::default();
+        let failures: Vec<String> = run_shown(&mut command, YEAR, "year | ", IDLE_LIMIT, &mut sum)?
+            .into_iter()
+            .collect();
         Ok(outcome(sum, &failures, filter))
     }
 
@@ -179,12 +201,16 @@ fn is_kernel_test(program: &Executable) -> bool {
     program.kind == "test" && KERNEL_TESTS.iter().any(|(name, _)| program.name == *name)
 }
 
+fn is_year(program: &Executable) -> bool {
+    program.kind == "test" && program.name == YEAR
+}
+
 /// What libtest is told to run in a guest.
 fn guest_filter(series: Series, filter: &[String]) -> Vec<String> {
     if !filter.is_empty() {
         return filter.to_vec();
     }
-    let left_out: &[&str] = if series.has_tcx() { &FOR_CLSACT } else { &[] };
+    let left_out: &[&str] = if series.has_tcx() { &FOR_CLSACT } else { &FOR_TCX };
     let skip = |law: &&str| ["--skip".to_owned(), (*law).to_owned()];
     HOSTS_OWN.iter().chain(&TWINS).chain(left_out).flat_map(skip).collect()
 }
@@ -200,16 +226,27 @@ fn libtest_args<'a>(options: &[&'a str], filter: &'a [String]) -> Vec<&'a str> {
 
 /// Runs one test program; its failure, if any, in words.
 fn run(command: &mut Command, name: &str, sum: &mut Tally) -> Result<Option<String>> {
+    run_shown(command, name, "", LIMIT, sum)
+}
+
+/// The same, with `prefix` before each line that it prints; it was started so that it ends after `limit`.
+fn run_shown(
+    command: &mut Command,
+    name: &str,
+    prefix: &str,
+    limit: Duration,
+    sum: &mut Tally,
+) -> Result<Option<String>> {
     let mut seen = None;
     let status = sh::stream(command, |line| {
-        println!("{line}");
+        println!("{prefix}{line}");
         if let Some(tally) = Tally::from_line(line) {
             *sum += tally;
             seen = Some(tally);
         }
     })?;
     Ok(if status.code() == Some(sh::TIMED_OUT) {
-        Some(format!("{name} was still running after {} s", LIMIT.as_secs()))
+        Some(format!("{name} was still running after {} s", limit.as_secs()))
     } else if !status.success() {
         Some(format!("{name} ({status})"))
     } else if seen.is_none() {
@@ -259,6 +296,7 @@ mod tests {
             let skipped = guest_filter(series, &[]);
             assert_eq!(skipped[..2], ["--skip", "command::"]);
             assert_eq!(skipped.iter().any(|law| law == "endures::"), series.has_tcx());
+            assert_eq!(skipped.iter().any(|law| law == "starved::"), !series.has_tcx());
             assert_eq!(guest_filter(series, &["status::".into()]), ["status::"]);
         }
     }
