@@ -7,7 +7,7 @@ use wgxdp_tests::cut::Cut;
 use wgxdp_tests::daemon::{Daemon, Settings};
 use wgxdp_tests::far_end;
 use wgxdp_tests::host::Host;
-use wgxdp_tests::poll::observe_for;
+use wgxdp_tests::poll::{observe_for, wait_until};
 use wgxdp_tests::scrape::{get, sample};
 use wgxdp_tests::starve::{Burners, seize_processors, suspend_guest};
 use wgxdp_tests::topology::{Family, Uplink};
@@ -140,8 +140,17 @@ fn when_a_suspended_machine_goes_on_nobody_is_convicted() -> Result<()> {
     let outcome = (|| {
         convicts_nobody(&scene, &hub, ("0.5", SUSPENSIONS), || {
             for _ in 0..SUSPENSIONS {
+                let ends = [&scene.lab.branch, &scene.lab.hub];
+                let before = ends.map(|host| late_wakeups(host, "0.5"));
                 suspend_guest(SUSPENDED)?;
                 scene.traffic.await_flow(BOUND)?;
+                // Suspended again before it could run, a daemon would rightly report one late wake-up.
+                for (host, before) in ends.into_iter().zip(before) {
+                    let before = before?;
+                    wait_until("the report of a late wake-up", BOUND, || {
+                        Ok(late_wakeups(host, "0.5")? > before)
+                    })?;
+                }
             }
             Ok(())
         })?;
