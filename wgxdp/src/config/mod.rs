@@ -156,6 +156,13 @@ impl Config {
         &self.tunnels
     }
 
+    /// The shortest interval between probes that any listed peer has. `None`: nobody is listed.
+    #[must_use]
+    pub fn shortest_interval(&self) -> Option<Duration> {
+        let peers = self.tunnels.iter().flat_map(|tunnel| &tunnel.peers);
+        peers.map(|peer| peer.probe.interval).min()
+    }
+
     /// Learned clients that are remembered, within [`MAX_CLIENTS`].
     #[must_use]
     pub const fn max_clients(&self) -> u32 {

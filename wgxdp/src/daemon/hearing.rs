@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::clock::monotonic_ns;
 
-/// One and a half of the shortest interval between probes: a host that heard something so recently need not be asked, because fewer probes leave meanwhile than convict anybody.
+/// A host that heard something so recently need not be asked, or within one and a half of the shortest interval between probes if that is less: fewer leave meanwhile than convict anybody.
 const FRESH: Duration = Duration::from_millis(15);
 /// For no longer is a wake-up put off.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -31,11 +31,13 @@ pub(super) struct Hearing {
     /// When the one left that is not back yet.
     asked_ns: Option<u64>,
     heard_ns: Option<u64>,
+    /// For how long that is worth something.
+    fresh: Duration,
 }
 
 impl Hearing {
-    /// To be called within the runtime. Where nothing passes over `lo`, it takes the host to hear.
-    pub(super) async fn open() -> Self {
+    /// For probes of which none leaves more often than each `interval`. To be called within the runtime. Where nothing passes over `lo`, it takes the host to hear.
+    pub(super) async fn open(interval: Option<Duration>) -> Self {
         let socket = Self::connect().await;
         if let Err(e) = &socket {
             info!(
@@ -46,6 +48,7 @@ impl Hearing {
             socket: socket.ok(),
             asked_ns: None,
             heard_ns: None,
+            fresh: interval.map_or(FRESH, |interval| FRESH.min(interval * 3 / 2)),
         }
     }
 
@@ -68,7 +71,7 @@ impl Hearing {
         let now_ns = monotonic_ns();
         let since = |at_ns: u64| Duration::from_nanos(now_ns.saturating_sub(at_ns));
         let Some(socket) = &self.socket else { return };
-        if self.heard_ns.is_some_and(|heard_ns| since(heard_ns) < FRESH) {
+        if self.heard_ns.is_some_and(|heard_ns| since(heard_ns) < self.fresh) {
             return;
         }
         let waiting_ns = self.asked_ns.filter(|asked_ns| since(*asked_ns) < LOST);
@@ -104,14 +107,14 @@ mod tests {
         Hearing {
             asked_ns: Some(ago(asked)),
             heard_ns: Some(ago(heard)),
-            ..Hearing::open().await
+            ..Hearing::open(None).await
         }
     }
 
     #[test]
     fn a_host_that_hears_is_heard_again_and_again() {
         in_runtime(async {
-            let mut hearing = Hearing::open().await;
+            let mut hearing = Hearing::open(None).await;
             for _ in 0..3 {
                 let before = monotonic_ns();
                 hearing.heard_ns = hearing.heard_ns.map(|_| 0);
@@ -160,6 +163,16 @@ mod tests {
             tokio::time::sleep(FRESH).await;
             hearing.await_it().await;
             assert!(begun.elapsed() >= PATIENCE / 2, "then the datagram is waited for");
+        });
+    }
+
+    #[test]
+    fn what_was_heard_is_old_before_three_probes_leave_however_often_they_do() {
+        in_runtime(async {
+            for interval in [1, 5, 10, 50].map(Duration::from_millis) {
+                let fresh = Hearing::open(Some(interval)).await.fresh;
+                assert!(fresh <= FRESH && fresh < 2 * interval, "{interval:?}: {fresh:?}");
+            }
         });
     }
 

@@ -216,6 +216,7 @@ impl Daemon {
             max_hold_down: config.detection().max_hold_down,
             first_sequence: u32::from(rand::random::<u16>()),
         };
+        let hearing = hearing::Hearing::open(config.shortest_interval()).await;
         let mut daemon = Self {
             netlink: netlink.clone(),
             neighbours: Neighbours::new(netlink),
@@ -249,7 +250,7 @@ impl Daemon {
             traffic: traffic::Ledger::default(),
             priority: priority::Priority::ordinary(),
             punctuality: priority::Punctuality::default(),
-            hearing: hearing::Hearing::open().await,
+            hearing,
         };
         let tables = daemon.dataplane.tables().clone();
         if let Some(listener) = metrics {
