@@ -2,9 +2,10 @@
 
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::{PathId, UplinkId};
+use wgxdp_common::liveness::Standing;
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_common::stamp::{BASE_LEN, out_of_band};
-use wgxdp_common::table::{ProbeSlot, Proof};
+use wgxdp_common::table::{Path, ProbeSlot, Proof};
 
 use crate::choose::clock;
 use crate::maps::{PATHS, PROBES, PROOFS, field, probe_slots, read, write};
@@ -64,16 +65,40 @@ pub(crate) fn arrives(payload: Payload, sequence: u16, over: UplinkId) -> Option
     write(field!(slot, nonce), 0);
     let now_ns = clock();
     let rtt_ns = now_ns.saturating_sub(read(field!(slot, sent_ns)));
+    let was_in_order = is_in_order(payload.path, proof, now_ns);
     prove(proof, now_ns, rtt_ns);
-    records::emit(Record {
+    let record = Record {
         at_ns: now_ns,
         value_ns: rtt_ns,
         kind: RecordKind::REPLY,
         path: payload.path,
         from: PathId::NONE,
         sequence: u32::from(u16::from_be(sequence)),
-    });
+    };
+    if was_in_order {
+        records::leave(record);
+    } else {
+        records::emit(record);
+    }
     Some(())
+}
+
+/// Whether the path carries traffic and nobody doubts it: then that it answers again changes nothing.
+#[inline(always)]
+fn is_in_order(path: PathId, proof: *mut Proof, now_ns: u64) -> bool {
+    let Some(entry) = PATHS.get_ptr_mut(path.0) else {
+        return false;
+    };
+    let entry: *mut Path = entry;
+    let standing = Standing::new(
+        read(field!(entry, flags)),
+        read(field!(proof, latched_ns)),
+        now_ns,
+        read(field!(proof, proof_ns)),
+        read(field!(proof, unanswered)),
+        read(field!(entry, thresholds)),
+    );
+    standing.carries() && !standing.is_suspect()
 }
 
 /// The same for a datagram to the prober's port: a STAMP reflector's answer, which repeats these words of the probe.

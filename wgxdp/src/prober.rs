@@ -2,12 +2,12 @@
 //! path's data goes; the kernel takes both timestamps, and `guard` or `restore` consumes the replies, so nothing is ever read here.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, Socket, Type};
 use wgxdp_common::abi::PROBE_MARK;
 use wgxdp_common::checksum::{finish, sum};
 use wgxdp_common::echo::{HEADER_LEN, PAYLOAD_LEN, Payload, icmp_type};
@@ -196,9 +196,42 @@ fn in_band_request(path: PathId, sequence: u32, len: usize) -> io::Result<Vec<u8
 }
 
 fn send(socket: &Socket, path: PathId, packet: &[u8], target: SocketAddr) -> io::Result<()> {
-    socket.set_mark(PROBE_MARK | path.0)?;
-    socket.send_to(packet, &target.into())?;
+    let mark = Marked::new(PROBE_MARK | path.0);
+    let (target, parts) = (target.into(), [IoSlice::new(packet)]);
+    let message = MsgHdr::new()
+        .with_addr(&target)
+        .with_buffers(&parts)
+        .with_control(mark.bytes());
+    socket.sendmsg(&message, 0)?;
     Ok(())
+}
+
+/// Ancillary data that give one packet a mark (`__sock_cmsg_send`), so that the socket's own need not be set for each.
+#[repr(C)]
+struct Marked {
+    header: libc::cmsghdr,
+    mark: u32,
+    reserved: u32,
+}
+
+impl Marked {
+    fn new(mark: u32) -> Self {
+        // SAFETY: plain integers. (Some C libraries' have another one, which must be zero.)
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = std::mem::offset_of!(Self, reserved) as _;
+        header.cmsg_level = libc::SOL_SOCKET;
+        header.cmsg_type = libc::SO_MARK;
+        Self {
+            header,
+            mark,
+            reserved: 0,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: integers without padding, all of them set, for as long as `self` is borrowed.
+        unsafe { std::slice::from_raw_parts((&raw const *self).cast(), size_of::<Self>()) }
+    }
 }
 
 impl Sockets {

@@ -1,9 +1,14 @@
 //! `restore`: what WireGuard gets to see, and what proves a path.
 
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use wgxdp::dataplane::Hook::Restore;
+use wgxdp_common::abi::RECORDS_BYTES;
 use wgxdp_common::count::{Place, Reason};
 use wgxdp_common::echo::Payload;
 use wgxdp_common::id::PathId;
+use wgxdp_common::liveness::{Flags, Thresholds};
 use wgxdp_common::record::{Record, RecordKind};
 use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::frame::{DESTINATION_MAC, Frame};
@@ -143,6 +148,50 @@ fn an_authentic_reply_moves_the_proof_tells_the_round_trip_and_ends_there() {
     );
     assert_eq!((record.at_ns, record.value_ns), (proof.proof_ns, proof.srtt_ns));
     assert_eq!(record.value_ns, proof.proof_ns - proof.sent_ns);
+}
+
+#[test]
+fn a_reply_wakes_the_daemon_only_if_something_was_wrong_with_its_path() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    let path = PathId::new(V4_PEER, 0);
+    let mut records = fixture.dataplane.records().expect("the ring buffer opens");
+    let epoll = Epoll::new(EpollCreateFlags::empty()).expect("an epoll");
+    // SAFETY: the ring buffer's own descriptor, which it outlives.
+    let ready = unsafe { BorrowedFd::borrow_raw(records.as_raw_fd()) };
+    let edges = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+    epoll.add(ready, edges).expect("the ring buffer can be waited for");
+    fixture
+        .dataplane
+        .set_thresholds(path, Thresholds::new(3_000_000, 9_000_000));
+    fixture.silence(path, 4_000);
+    let mut sequence = 2;
+    let mut wakes = |fixture: &mut Fixture| {
+        sequence += 1;
+        let payload = fixture.probe(path, sequence, 0xfeed);
+        let reply = reply(socket(HUB).ip(), ip("192.0.2.2"), IDENT, sequence, payload);
+        assert_eq!(fixture.run(Restore, &reply, ON_A).expect("it runs").verdict, DROP);
+        // The interrupt that wakes is this processor's own, so that it has happened by now.
+        let mut events = [EpollEvent::empty()];
+        epoll.wait(&mut events, EpollTimeout::ZERO).expect("an epoll") > 0
+    };
+    assert!(wakes(&mut fixture), "it was suspect");
+    assert!(!wakes(&mut fixture), "it answers as it should");
+    fixture.silence(path, 4_000);
+    assert!(wakes(&mut fixture), "also while older records lie unread");
+    fixture.dataplane.set_path_flags(path, Flags::HELD);
+    assert!(wakes(&mut fixture), "it is counted how long a path stays clean");
+    fixture.dataplane.set_path_flags(path, Flags::NONE);
+    assert!(!wakes(&mut fixture), "it is one like others again");
+    let told = std::iter::from_fn(|| records.next().map(drop)).count();
+    assert_eq!(told, 5, "each is there to be read");
+
+    let in_a_quarter = RECORDS_BYTES as usize / 4 / (size_of::<Record>() + 8);
+    let quiet = (0..2 * in_a_quarter).take_while(|_| !wakes(&mut fixture)).count();
+    assert_eq!(
+        quiet,
+        in_a_quarter + 1,
+        "more than a quarter of the ring buffer should be read"
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use wgxdp_common::record::{Record, RecordKind, Registration};
 use super::priority::Priority;
 use super::tunnels::Answer;
 use super::{Daemon, Error, tunnels, uplink};
-use crate::clock::{monotonic_ns, sleep_until};
+use crate::clock::{Alarm, monotonic_ns};
 use crate::dataplane::Hook;
 use crate::engine::Input;
 use crate::host::anchor;
@@ -25,8 +25,18 @@ enum Told {
     Registration(Registration),
 }
 
+/// Nanoseconds between two wake-ups of the engine, at least: thousands of paths share them.
+const TOGETHER_NS: u64 = 1_000_000;
+
 const RECORD: usize = size_of::<Record>();
 const REGISTRATION: usize = size_of::<Registration>();
+
+fn no_timer(source: std::io::Error) -> Error {
+    Error::System {
+        what: "waiting for the next probe",
+        source,
+    }
+}
 
 /// SIGINT and SIGTERM, caught before anything is touched.
 pub(super) struct Signals {
@@ -59,9 +69,17 @@ impl Signals {
 impl Daemon {
     pub(super) async fn serve(&mut self, mut signals: Signals) -> Result<(), Error> {
         let mut poll = tunnels::Poll::start(&self.config, &self.tunnels, std::mem::take(&mut self.locksmith));
+        let mut alarm = Alarm::new().map_err(no_timer)?;
+        // The engine's wake-up is due, and the host still to hear.
+        let mut listens = false;
+        let mut ticked_ns = 0;
         self.priority = Priority::raise();
         loop {
             let wakeup = self.engine.next_wakeup();
+            let tick = wakeup
+                .filter(|_| !listens)
+                .map(|at_ns| at_ns.max(ticked_ns + TOGETHER_NS));
+            let next = [tick, self.next_chore()];
             tokio::select! {
                 biased;
                 name = signals.next() => {
@@ -75,16 +93,21 @@ impl Daemon {
                     self.drain_records();
                     self.settle_clients()?;
                 }
-                () = sleep_until(self.registered.next_look()) => {
-                    let _rest = self.priority.rest();
-                    self.look_at_clients()?;
-                }
-                () = async { sleep_until(wakeup).await; self.hearing.await_it().await } => {
-                    self.tick(wakeup);
+                () = self.hearing.await_it(), if listens => {
+                    listens = false;
+                    ticked_ns = self.tick(wakeup);
                     self.settle_clients()?;
                 }
-                () = sleep_until(self.untold.map(|untold| untold.at_ns)) => self.tell_more_families(),
-                () = sleep_until(Some(self.traffic.next_ns)) => self.read_traffic(),
+                rung = alarm.ring(next.into_iter().flatten().min()) => {
+                    rung.map_err(no_timer)?;
+                    let now_ns = monotonic_ns();
+                    if tick.is_some_and(|at_ns| at_ns <= now_ns) {
+                        // Most answers wake nobody, and the latest tells whether the host hears.
+                        self.drain_records();
+                        listens = true;
+                    }
+                    self.do_chores(now_ns)?;
+                }
                 answer = poll.next() => {
                     let _rest = self.priority.rest();
                     match answer {
@@ -104,6 +127,31 @@ impl Daemon {
         }
     }
 
+    /// When there is something to do at a certain time, other than the engine's wake-up.
+    fn next_chore(&self) -> Option<u64> {
+        let untold = self.untold.map(|untold| untold.at_ns);
+        [self.registered.next_look(), untold, Some(self.traffic.next_ns)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due of it.
+    fn do_chores(&mut self, now_ns: u64) -> Result<(), Error> {
+        let is_due = |at_ns: Option<u64>| at_ns.is_some_and(|at_ns| at_ns <= now_ns);
+        if is_due(self.registered.next_look()) {
+            let _rest = self.priority.rest();
+            self.look_at_clients()?;
+        }
+        if is_due(self.untold.map(|untold| untold.at_ns)) {
+            self.tell_more_families();
+        }
+        if is_due(Some(self.traffic.next_ns)) {
+            self.read_traffic();
+        }
+        Ok(())
+    }
+
     /// A wake-up may be late: whatever kept the loop, the processor, or what the host was to hear first, delays probes.
     fn note_lateness(&mut self, wakeup: Option<u64>, now_ns: u64) {
         let late = Duration::from_nanos(wakeup.map_or(0, |at_ns| now_ns.saturating_sub(at_ns)));
@@ -119,8 +167,8 @@ impl Daemon {
         self.perform(actions);
     }
 
-    /// The engine's wake-up, which it wanted at `wakeup`: records first, then the kernel's own words about the paths that are due.
-    fn tick(&mut self, wakeup: Option<u64>) {
+    /// The engine's wake-up, which it wanted at `wakeup`: records first, then the kernel's own words about the paths that are due. Returns when it was.
+    fn tick(&mut self, wakeup: Option<u64>) -> u64 {
         self.observed.beat();
         self.drain_records();
         let now_ns = monotonic_ns();
@@ -140,6 +188,7 @@ impl Daemon {
         }
         self.engine.handle(Input::Tick, now_ns, &mut actions);
         self.perform(actions);
+        now_ns
     }
 
     fn drain_records(&mut self) {

@@ -8,6 +8,7 @@
 //! | `…_lost_worth_max` | most packets that a cut lost one way, as the time in which so many are sent |
 //! | `…_lost_to_gap_max` | the same packets by the most that were lost in a row, which is what was sent in the gap: 1 if nothing was lost but there. Not of a cut that swallows only some |
 //! | `…_overflowed_max` | packets, copies among them, that full buffers of this machine dropped meanwhile: no path lost them |
+//! | `…_before_p50`, `…_before_p99` | gaps in windows as long, just before the cuts: what this machine shows of no outage at all. Of outages that end within a quarter of a second |
 //! | `…_endless` | outages that did not end while they were watched |
 //! | `…_missing` | 1 where the row could not be measured; why is said on standard error |
 //!
@@ -257,6 +258,11 @@ impl Row {
             figure("overflowed_max", overflowed as f64, Unit::Packets, None),
             figure("endless", endless as f64, Unit::Count, None),
         ];
+        let before: Option<Vec<Duration>> = outages.iter().map(|outage| outage.before).collect();
+        if let Some(before) = before.as_deref().and_then(Quantiles::of) {
+            figures.push(figure("before_p50", millis(before.p50), Unit::Milliseconds, None));
+            figures.push(figure("before_p99", millis(before.p99), Unit::Milliseconds, None));
+        }
         if self.cut != Cut::Lossy {
             let ratios = outages
                 .iter()
@@ -292,6 +298,7 @@ mod tests {
             lost: 2 * lost_one_way,
             lost_one_way,
             lost_in_a_row: 10 * ms,
+            before: (ms < 250).then(|| Duration::from_millis(ms / 10)),
             overflowed: ms % 10,
             endless,
         }
@@ -336,6 +343,22 @@ mod tests {
         assert_eq!(of("lost_to_gap_max"), Some((1.04, Some(true))));
         assert_eq!(of("overflowed_max"), Some((4.0, None)));
         assert_eq!(of("endless"), Some((0.0, None)));
+        assert_eq!(
+            (of("before_p50"), of("before_p99")),
+            (Some((3.0, None)), Some((5.0, None)))
+        );
+    }
+
+    #[test]
+    fn what_the_time_before_a_cut_shows_is_told_if_it_is_known_of_all() {
+        let load = Load {
+            interval: Duration::from_micros(100),
+            payload: Size::Small.payload(),
+            real_time: true,
+        };
+        let outages = [outage(30, 290, false), outage(300, 520, false)];
+        let figures = ROWS[0].figures(&outages, quantiles(&outages).expect("there are some"), load);
+        assert!(figures.iter().all(|figure| !figure.metric.contains("before")));
     }
 
     #[test]

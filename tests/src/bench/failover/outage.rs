@@ -22,6 +22,8 @@ use crate::traffic::{Duplex, Observation};
 const CALM: Duration = Duration::from_millis(250);
 /// Of so many packets one may be lost in a calm window: a busy machine loses some by itself.
 const ONE_LOST_OF: u64 = 100;
+/// Before a cut no silence may begin that the cut makes longer.
+const APART_NS: u64 = 10_000_000;
 /// How long the traffic may take to return to a healed uplink, and to start.
 pub(super) const RETURN_BOUND: Duration = Duration::from_secs(30);
 
@@ -36,6 +38,8 @@ pub(super) struct Outage {
     pub(super) lost_one_way: u64,
     /// Of these, the longest row.
     pub(super) lost_in_a_row: u64,
+    /// The gap in a window of the same length just before the cut, if it was so short that all was calm then: what this machine shows of no outage at all.
+    pub(super) before: Option<Duration>,
     /// Packets, copies among them, that full buffers dropped meanwhile.
     pub(super) overflowed: u64,
     /// It did not end while it was watched.
@@ -95,13 +99,18 @@ fn watch(traffic: &Duplex, severed: &Severed, patience: Duration) -> Result<Outa
     )?;
     let calm_ns = calm(traffic, deadline.saturating_duration_since(Instant::now()))?;
     let until_ns = calm_ns.unwrap_or_else(now_ns);
-    Ok(Outage::of(
+    let mut outage = Outage::of(
         severed.cut,
         severed.at_ns,
         until_ns,
         calm_ns.is_none(),
         traffic.report(severed.at_ns, until_ns),
-    ))
+    );
+    let (looked_ns, quiet_ns) = (until_ns - severed.at_ns, severed.at_ns - APART_NS);
+    if Duration::from_nanos(looked_ns) < CALM {
+        outage.before = Some(traffic.report(quiet_ns - looked_ns, quiet_ns).both().gap);
+    }
+    Ok(outage)
 }
 
 /// Waits for a calm window and says when it began.
@@ -140,6 +149,7 @@ impl Outage {
             lost: both.lost,
             lost_one_way: worse.lost,
             lost_in_a_row: worse.lost_in_a_row,
+            before: None,
             overflowed: 0,
             endless,
         }
