@@ -1,11 +1,14 @@
-//! TCP and UDP through the tunnel, both ways, with an MTU of 1420, four times in a round: without wgxdp, with it but for its XDP program, with all of it (`guarded`), and
-//! without it but with an empty XDP program on each uplink. Each time in a new laboratory: a kernel that ever had a routing rule of somebody's looks at rules for each packet from then on
-//! (`fib_has_custom_rules`), and what is plain must never have had one. A ratio is to the same round's transfer without wgxdp. Rounds begin with each of the four in turn, so that a machine that becomes faster or slower
+//! TCP and UDP through the tunnel, both ways, with an MTU of 1420, five times in a round: without wgxdp, with it but for its XDP program, with all of it (`guarded`),
+//! without it but with an empty XDP program on each uplink, and without it but with a rule and a table for each uplink (`ruled`). Each time in a new laboratory: a kernel that ever had a routing rule of somebody's looks at rules for each packet from then on
+//! (`fib_has_custom_rules`), and what is plain must never have had one. A ratio is to the same round's transfer without wgxdp. Rounds begin with each of the five in turn, so that a machine that becomes faster or slower
 //! favours none; and they are many and short. The branch's sender or receiver and its wireguard-go share one core, the hub's another.
 //! `…_busy_ratio` is of what a byte costs all cores, which does not depend on who waits for whom; on an idle machine it says more than the rates.
 //!
 //! The uplinks are veths. To have XDP look at a frame, any XDP, a veth may have to copy what the other end sends (`veth_convert_skb_to_xdp_buff`), as no network card
 //! has to: that is what the empty program costs, and `guarded_to_empty_xdp_ratio` what `guard` and the rest of wgxdp cost on a device that runs XDP anyway.
+//!
+//! A host with several uplinks that is to answer by the one on which it was asked has a rule for each, and pays for rules at each look-up of a route already: `to_ruled_ratio` is what
+//! wgxdp, which needs none for each uplink, adds or spares there.
 //!
 //! That packets took the way that is measured is read from the programs' pinned counts: with wgxdp they steered and restored. `failovers` says how often a starved machine looked like a dead path meanwhile.
 
@@ -72,27 +75,33 @@ enum Carrier {
     Plain,
     /// The kernel, and on each uplink an XDP program that does nothing.
     EmptyXdp,
+    /// The kernel, and for each uplink a rule and a table, so that what has its address leaves by it.
+    Ruled,
     /// wgxdp, with this `xdp`.
     Wgxdp(Option<&'static str>),
 }
 
 /// All of them, and what the figures call them.
-const CARRIERS: [(&str, Carrier); 4] = [
+const CARRIERS: [(&str, Carrier); 5] = [
     ("without", Carrier::Plain),
     ("with", Carrier::Wgxdp(Some("off"))),
     ("guarded", Carrier::Wgxdp(None)),
     ("with_empty_xdp", Carrier::EmptyXdp),
+    ("with_rules", Carrier::Ruled),
 ];
 const WITHOUT: usize = 0;
 const WITH: usize = 1;
 const GUARDED: usize = 2;
 const EMPTY_XDP: usize = 3;
+const RULED: usize = 4;
 /// Which is compared with which, what the figures call that, and what must be left.
-const RATIOS: [(&str, usize, usize, Option<Bound>); 4] = [
+const RATIOS: [(&str, usize, usize, Option<Bound>); 6] = [
     ("", WITH, WITHOUT, Some(LEAST)),
     ("guarded_", GUARDED, WITHOUT, Some(LEAST)),
     ("empty_xdp_", EMPTY_XDP, WITHOUT, None),
     ("guarded_to_empty_xdp_", GUARDED, EMPTY_XDP, Some(LEAST)),
+    ("ruled_", RULED, WITHOUT, None),
+    ("to_ruled_", WITH, RULED, Some(LEAST)),
 ];
 
 /// Of each of [`FLOWS`].
@@ -159,6 +168,16 @@ impl Carrier {
             Self::EmptyXdp => {
                 let empty = |uplink: Uplink| Foreign::attach(&lab.branch, uplink.name());
                 let _attached = Uplink::ALL.map(empty).into_iter().collect::<Result<Vec<_>>>()?;
+                Ok((flows(&lab, time)?, 0))
+            }
+            Self::Ruled => {
+                for (table, uplink) in ["101", "102"].into_iter().zip(Uplink::ALL) {
+                    let subnet = uplink.subnets().0;
+                    let (own, gateway) = (format!("{subnet}.2"), format!("{subnet}.1"));
+                    lab.branch
+                        .run("ip", &["route", "add", "default", "via", &gateway, "table", table])?;
+                    lab.branch.run("ip", &["rule", "add", "from", &own, "lookup", table])?;
+                }
                 Ok((flows(&lab, time)?, 0))
             }
             Self::Wgxdp(xdp) => with_wgxdp(&lab, xdp, time),
@@ -261,9 +280,9 @@ mod tests {
             }; FLOWS.len()]
         };
         let rounds = [
-            [flows(100.0), flows(100.0), flows(50.0), flows(50.0)],
-            [flows(50.0), flows(45.0), flows(50.0), flows(40.0)],
-            [flows(20.0), flows(19.0), flows(15.0), flows(16.0)],
+            [flows(100.0), flows(100.0), flows(50.0), flows(50.0), flows(80.0)],
+            [flows(50.0), flows(45.0), flows(50.0), flows(40.0), flows(45.0)],
+            [flows(20.0), flows(19.0), flows(15.0), flows(16.0), flows(20.0)],
         ];
         let figures = figures(&rounds).expect("there are rounds");
         let value = |metric: &str| figures.iter().find(|figure| figure.metric == metric).map(|f| f.value);
@@ -277,6 +296,7 @@ mod tests {
                 (value("empty_xdp_ratio"), value("guarded_to_empty_xdp_ratio")),
                 (Some(0.8), Some(1.0))
             );
+            assert_eq!((value("ruled_ratio"), value("to_ruled_ratio")), (Some(0.9), Some(1.0)));
         }
     }
 }

@@ -8,6 +8,7 @@ mod packages;
 mod toolchain;
 
 use std::fs;
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -27,14 +28,18 @@ pub(crate) enum Need {
     Test,
 }
 
-/// Sees to it that all of it is there.
+/// Sees to it that all of it is there. Packages are fetched while compilers compile.
 pub(crate) fn run(need: Need) -> Result<()> {
-    toolchain::run(need)?;
-    if need >= Need::Laboratory {
-        packages::run(need)?;
-        mount_bpffs()?;
+    if need < Need::Laboratory {
+        return toolchain::run(need);
     }
-    Ok(())
+    let missing = packages::look(need)?;
+    thread::scope(|scope| {
+        let packages = scope.spawn(|| missing.install(need));
+        toolchain::run(need)?;
+        packages.join().expect("it returns its errors")
+    })?;
+    mount_bpffs()
 }
 
 fn say(what: &str) {

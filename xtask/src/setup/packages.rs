@@ -49,11 +49,15 @@ const PACKAGES: [Package; 14] = [
     ),
 ];
 
-/// Sees to the programs.
-pub(crate) fn run(need: Need) -> Result<()> {
+/// What there is to install.
+#[must_use]
+pub(crate) struct Missing(Vec<&'static str>);
+
+/// Looks what is missing. Fails where only somebody else can install it, with what to type.
+pub(crate) fn look(need: Need) -> Result<Missing> {
     let missing = missing(need);
     if missing.is_empty() {
-        return Ok(());
+        return Ok(Missing(missing));
     }
     let list = missing.join(" ");
     if !Path::new("/etc/debian_version").exists() || sh::find_program("apt-get").is_none() {
@@ -65,20 +69,32 @@ pub(crate) fn run(need: Need) -> Result<()> {
              then try again"
         );
     }
-    say(&format!("installing {list}"));
-    if sh::output(&mut install(&missing)).is_err() {
-        apt_update()?;
-        sh::output(&mut install(&missing)).with_context(|| format!("installing {list} failed"))?;
+    Ok(Missing(missing))
+}
+
+impl Missing {
+    /// Installs it.
+    pub(crate) fn install(&self, need: Need) -> Result<()> {
+        let Self(missing) = self;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let list = missing.join(" ");
+        say(&format!("installing {list}"));
+        if sh::output(&mut install(missing)).is_err() {
+            apt_update()?;
+            sh::output(&mut install(missing)).with_context(|| format!("installing {list} failed"))?;
+        }
+        let left = self::missing(need);
+        if !left.is_empty() {
+            bail!(
+                "{} installed, but what it should bring is not there: see `dpkg -L {}`",
+                left.join(" "),
+                left[0]
+            );
+        }
+        Ok(())
     }
-    let left = self::missing(need);
-    if !left.is_empty() {
-        bail!(
-            "{} installed, but what it should bring is not there: see `dpkg -L {}`",
-            left.join(" "),
-            left[0]
-        );
-    }
-    Ok(())
 }
 
 /// Fetches Debian's lists of packages anew: those on this machine name none, or such as are no longer served.

@@ -94,12 +94,17 @@ pub(super) struct Bounds {
 
 const FAST: Configuration = Configuration::of(Profile::Fast);
 const BALANCED: Configuration = Configuration::of(Profile::Balanced);
+const THRIFTY: Configuration = Configuration::of(Profile::Thrifty);
 
 const NONE: Bounds = Bounds {
     p50: None,
     p99: None,
     lost: None,
     p99_to: None,
+};
+const NOTHING_LOST: Bounds = Bounds {
+    lost: Some(0.0),
+    ..NONE
 };
 const ONE_WAY: Bounds = Bounds {
     p50: Some(45.0),
@@ -142,10 +147,19 @@ pub(super) const ROWS: &[Row] = &[
         "fast_always",
         Carrier::Wgxdp(FAST.at_both_ends().with_tunnel("protect = \"always\"")),
         Cut::Blackhole,
-        Bounds {
-            lost: Some(0.0),
-            ..NONE
-        },
+        NOTHING_LOST,
+    ),
+    row(
+        "balanced_always",
+        Carrier::Wgxdp(BALANCED.at_both_ends().with_tunnel("protect = \"always\"")),
+        Cut::Blackhole,
+        NOTHING_LOST,
+    ),
+    row(
+        "thrifty_always",
+        Carrier::Wgxdp(THRIFTY.at_both_ends().with_tunnel("protect = \"always\"")),
+        Cut::Blackhole,
+        NOTHING_LOST,
     ),
     row(
         "balanced_blackhole",
