@@ -88,64 +88,53 @@ mod tests {
     const SOON: Duration = Duration::from_millis(2);
     const LONG: Duration = Duration::from_secs(60);
 
-    fn in_runtime(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(test);
-    }
-
     fn after(time: Duration) -> u64 {
         monotonic_ns() + time.as_nanos() as u64
     }
 
-    #[test]
-    fn it_never_rings_early_and_rings_as_often_as_it_is_set() {
-        in_runtime(async {
-            let mut alarm = Alarm::new().expect("a timer");
-            for _ in 0..5 {
-                let at_ns = after(SOON);
-                timeout(LONG, alarm.ring(Some(at_ns)))
-                    .await
-                    .expect("it rings")
-                    .expect("a timer");
-                assert!(monotonic_ns() >= at_ns);
+    #[tokio::test]
+    async fn it_never_rings_early_and_rings_as_often_as_it_is_set() {
+        let mut alarm = Alarm::new().expect("a timer");
+        for _ in 0..5 {
+            let at_ns = after(SOON);
+            timeout(LONG, alarm.ring(Some(at_ns)))
+                .await
+                .expect("it rings")
+                .expect("a timer");
+            assert!(monotonic_ns() >= at_ns);
+        }
+    }
+
+    #[tokio::test]
+    async fn it_rings_for_the_time_that_was_asked_for_last() {
+        let mut alarm = Alarm::new().expect("a timer");
+        assert!(timeout(SOON, alarm.ring(None)).await.is_err(), "never");
+        assert!(timeout(SOON, alarm.ring(Some(after(LONG)))).await.is_err(), "later");
+        let at_ns = after(SOON);
+        timeout(LONG, alarm.ring(Some(at_ns)))
+            .await
+            .expect("sooner")
+            .expect("a timer");
+        assert!(monotonic_ns() >= at_ns);
+        // It rang for an earlier time than it is asked for now, while nobody waited.
+        let _ = timeout(Duration::ZERO, alarm.ring(Some(after(SOON)))).await;
+        tokio::time::sleep(2 * SOON).await;
+        let at_ns = after(SOON);
+        timeout(LONG, alarm.ring(Some(at_ns)))
+            .await
+            .expect("later")
+            .expect("a timer");
+        assert!(monotonic_ns() >= at_ns);
+    }
+
+    #[tokio::test]
+    async fn times_that_have_passed_ring_at_once_and_let_others_run() {
+        let mut alarm = Alarm::new().expect("a timer");
+        let always = async {
+            loop {
+                alarm.ring(Some(0)).await.expect("a timer");
             }
-        });
-    }
-
-    #[test]
-    fn it_rings_for_the_time_that_was_asked_for_last() {
-        in_runtime(async {
-            let mut alarm = Alarm::new().expect("a timer");
-            assert!(timeout(SOON, alarm.ring(None)).await.is_err(), "never");
-            assert!(timeout(SOON, alarm.ring(Some(after(LONG)))).await.is_err(), "later");
-            let at_ns = after(SOON);
-            timeout(LONG, alarm.ring(Some(at_ns)))
-                .await
-                .expect("sooner")
-                .expect("a timer");
-            assert!(monotonic_ns() >= at_ns);
-            // It rang for an earlier time than it is asked for now, while nobody waited.
-            assert!(timeout(Duration::ZERO, alarm.ring(Some(after(SOON)))).await.is_err());
-            tokio::time::sleep(2 * SOON).await;
-            let at_ns = after(SOON);
-            timeout(LONG, alarm.ring(Some(at_ns)))
-                .await
-                .expect("later")
-                .expect("a timer");
-            assert!(monotonic_ns() >= at_ns);
-        });
-    }
-
-    #[test]
-    fn times_that_have_passed_ring_at_once_and_let_others_run() {
-        in_runtime(async {
-            let mut alarm = Alarm::new().expect("a timer");
-            let always = async {
-                loop {
-                    alarm.ring(Some(0)).await.expect("a timer");
-                }
-            };
-            assert!(timeout(SOON, always).await.is_err(), "the timeout had its turn");
-        });
+        };
+        assert!(timeout(SOON, always).await.is_err(), "the timeout had its turn");
     }
 }

@@ -96,11 +96,6 @@ mod tests {
 
     use super::*;
 
-    fn in_runtime(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(test);
-    }
-
     /// As if it had heard so long ago, with a datagram under way that left so long ago and never comes.
     async fn deaf(heard: Duration, asked: Duration) -> Hearing {
         let ago = |time: Duration| monotonic_ns() - time.as_nanos() as u64;
@@ -111,77 +106,67 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_host_that_hears_is_heard_again_and_again() {
-        in_runtime(async {
-            let mut hearing = Hearing::open(None).await;
-            for _ in 0..3 {
-                let before = monotonic_ns();
-                hearing.heard_ns = hearing.heard_ns.map(|_| 0);
-                hearing.await_it().await;
-                assert!(hearing.heard_ns.is_some_and(|heard_ns| heard_ns >= before));
-                assert_eq!(hearing.asked_ns, None);
-            }
-        });
-    }
-
-    #[test]
-    fn a_deaf_one_is_waited_for_once_and_not_for_ever() {
-        in_runtime(async {
-            let mut hearing = deaf(FRESH, Duration::ZERO).await;
-            let asked_ns = hearing.asked_ns;
-            let begun = Instant::now();
+    #[tokio::test]
+    async fn a_host_that_hears_is_heard_again_and_again() {
+        let mut hearing = Hearing::open(None).await;
+        for _ in 0..3 {
+            let before = monotonic_ns();
+            hearing.heard_ns = hearing.heard_ns.map(|_| 0);
             hearing.await_it().await;
-            assert!(begun.elapsed() >= PATIENCE - Duration::from_millis(1));
-            hearing.await_it().await;
-            assert!(begun.elapsed() < 2 * PATIENCE, "not for the same one again");
-            assert_eq!(hearing.asked_ns, asked_ns);
-            // What comes after all shows that it hears.
-            hearing
-                .socket
-                .as_ref()
-                .expect("a socket")
-                .send(&[0])
-                .await
-                .expect("lo is up");
-            hearing.await_it().await;
+            assert!(hearing.heard_ns.is_some_and(|heard_ns| heard_ns >= before));
             assert_eq!(hearing.asked_ns, None);
-        });
+        }
     }
 
-    #[test]
-    fn an_answer_is_as_good_as_the_datagram_and_is_soon_old() {
-        in_runtime(async {
-            let mut hearing = deaf(FRESH, PATIENCE / 2).await;
-            let begun = Instant::now();
-            hearing.note(monotonic_ns());
-            hearing.await_it().await;
-            assert!(begun.elapsed() < FRESH, "not waited for");
-            let heard_ns = hearing.heard_ns;
-            hearing.note(monotonic_ns() - FRESH.as_nanos() as u64);
-            assert_eq!(hearing.heard_ns, heard_ns, "an older one changes nothing");
-            tokio::time::sleep(FRESH).await;
-            hearing.await_it().await;
-            assert!(begun.elapsed() >= PATIENCE / 2, "then the datagram is waited for");
-        });
+    #[tokio::test]
+    async fn a_deaf_one_is_waited_for_once_and_not_for_ever() {
+        let mut hearing = deaf(FRESH, Duration::ZERO).await;
+        let asked_ns = hearing.asked_ns;
+        let begun = Instant::now();
+        hearing.await_it().await;
+        assert!(begun.elapsed() >= PATIENCE - Duration::from_millis(1));
+        hearing.await_it().await;
+        assert!(begun.elapsed() < 2 * PATIENCE, "not for the same one again");
+        assert_eq!(hearing.asked_ns, asked_ns);
+        // What comes after all shows that it hears.
+        hearing
+            .socket
+            .as_ref()
+            .expect("a socket")
+            .send(&[0])
+            .await
+            .expect("lo is up");
+        hearing.await_it().await;
+        assert_eq!(hearing.asked_ns, None);
     }
 
-    #[test]
-    fn what_was_heard_is_old_before_three_probes_leave_however_often_they_do() {
-        in_runtime(async {
-            for interval in [1, 5, 10, 50].map(Duration::from_millis) {
-                let fresh = Hearing::open(Some(interval)).await.fresh;
-                assert!(fresh <= FRESH && fresh < 2 * interval, "{interval:?}: {fresh:?}");
-            }
-        });
+    #[tokio::test]
+    async fn an_answer_is_as_good_as_the_datagram_and_is_soon_old() {
+        let mut hearing = deaf(FRESH, PATIENCE / 2).await;
+        let begun = Instant::now();
+        hearing.note(monotonic_ns());
+        hearing.await_it().await;
+        assert!(begun.elapsed() < FRESH, "not waited for");
+        let heard_ns = hearing.heard_ns;
+        hearing.note(monotonic_ns() - FRESH.as_nanos() as u64);
+        assert_eq!(hearing.heard_ns, heard_ns, "an older one changes nothing");
+        tokio::time::sleep(FRESH).await;
+        hearing.await_it().await;
+        assert!(begun.elapsed() >= PATIENCE / 2, "then the datagram is waited for");
     }
 
-    #[test]
-    fn a_datagram_that_was_lost_is_followed_by_another() {
-        in_runtime(async {
-            let mut hearing = deaf(LOST, LOST).await;
-            hearing.await_it().await;
-            assert_eq!(hearing.asked_ns, None);
-        });
+    #[tokio::test]
+    async fn what_was_heard_is_old_before_three_probes_leave_however_often_they_do() {
+        for interval in [1, 5, 10, 50].map(Duration::from_millis) {
+            let fresh = Hearing::open(Some(interval)).await.fresh;
+            assert!(fresh <= FRESH && fresh < 2 * interval, "{interval:?}: {fresh:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_datagram_that_was_lost_is_followed_by_another() {
+        let mut hearing = deaf(LOST, LOST).await;
+        hearing.await_it().await;
+        assert_eq!(hearing.asked_ns, None);
     }
 }
