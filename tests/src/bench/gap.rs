@@ -31,10 +31,7 @@ pub(super) const HOLD_DOWN: Duration = Duration::from_millis(300);
 /// How long a cut is watched when nothing comes back.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the traffic may take to return.
-const RETURN_BOUND: Duration = Duration::from_secs(20);
-/// How long the tunnel may take to be on isp-a: one that in cut after cut lost a fifth of all packets is believed again after some twenty seconds
-/// (the patient test of `engine/objectives.rs`).
-const TUNNEL_RETURN: Duration = Duration::from_secs(60);
+pub(super) const RETURN_BOUND: Duration = Duration::from_secs(20);
 /// About as long as a cut is watched.
 const UNDISTURBED: Duration = Duration::from_millis(500);
 /// The golden ratio's fraction: multiples of it, modulo one, are spread evenly however many there are.
@@ -89,7 +86,7 @@ fn measure(
     log: &Log,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Vec<Figure>> {
-    await_return(lab)?;
+    await_return(lab, RETURN_BOUND)?;
     let undisturbed = (0..cuts).map(|_| undisturbed(traffic)).collect::<Result<Vec<_>>>()?;
     let (mut figures, mut returned) = (Vec::new(), 0);
     for kind in &KINDS {
@@ -136,8 +133,8 @@ fn measure(
 }
 
 /// Waits until the tunnel is on isp-a.
-pub(super) fn await_return(lab: &Lab) -> Result<()> {
-    poll::wait_until("the tunnel on isp-a", TUNNEL_RETURN, || {
+pub(super) fn await_return(lab: &Lab, bound: Duration) -> Result<()> {
+    poll::wait_until("the tunnel on isp-a", bound, || {
         Ok(lab.uplink_in_use()? == Some(Uplink::A))
     })
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
 use super::figure::Summary;
-use super::gap::{HOLD_DOWN, PROBE_INTERVAL, await_return, cut_and_heal, millis, undisturbed};
+use super::gap::{HOLD_DOWN, PROBE_INTERVAL, RETURN_BOUND, await_return, cut_and_heal, millis, undisturbed};
 use super::{Bound, Figure, Scale, Unit};
 use crate::crowd::Crowd;
 use crate::cut::Cut;
@@ -68,7 +68,7 @@ fn measure(lab: &mut Lab, crowd: Crowd, numbers: std::ops::Range<u32>) -> Result
     let traffic = Traffic::start(lab, Pace::Full)?;
     let mut gaps = Gaps::default();
     let mut cut_all = || {
-        await_return(lab)?;
+        await_return(lab, RETURN_BOUND)?;
         for _ in 0..WINDOWS * numbers.len() {
             gaps[CUTS.len()].push(undisturbed(&traffic)?);
         }

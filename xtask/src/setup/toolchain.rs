@@ -128,7 +128,7 @@ fn tool(name: &str, version: &str, cargo: impl FnOnce(&[&str]) -> Command) -> Re
     ] {
         install.env_remove(name);
     }
-    // The tools have little to do: what they do faster when they are optimised is less than what optimising them takes.
+    // The tools have little to do, and whoever is new here waits for them.
     for (key, value) in [("OPT_LEVEL", "1"), ("LTO", "off"), ("CODEGEN_UNITS", "16")] {
         install.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
     }

@@ -29,7 +29,7 @@ use anyhow::{Context as _, Result};
 use wgxdp::config::Profile;
 
 use self::carrier::{Carrier, Configuration};
-use self::outage::{Knife, Outage, RETURN_BOUND, await_calm, cut, heal};
+use self::outage::{Knife, Outage, RETURN_BOUND, TUNNEL_RETURN, await_calm, cut, heal};
 use self::rows::{Row, Size};
 use super::gap::{await_return, millis};
 use super::{Bound, Figure, Scale, Unit};
@@ -116,7 +116,7 @@ fn find_rate(size: Size, time: Duration, progress: &mut dyn FnMut(&str)) -> Resu
     let (size, payload) = (size.name(), size.payload());
     let lab = raise()?;
     let carrier = Carrier::Wgxdp(Configuration::of(Profile::Balanced)).start(&lab)?;
-    await_return(&lab)?;
+    await_return(&lab, TUNNEL_RETURN)?;
     for rate in RATES {
         let load = Load {
             interval: Duration::from_secs(1) / rate,
@@ -191,7 +191,7 @@ fn measure_some(row: &Row, load: Load, patience: Duration, numbers: Range<u32>) 
     };
     let cut_all = || -> Result<Vec<Outage>> {
         let traffic = Duplex::start(&lab, load)?;
-        await_return(&lab)?;
+        await_return(&lab, TUNNEL_RETURN)?;
         await_calm(&traffic)?;
         let (last, mut outages) = (numbers.end - 1, Vec::new());
         for number in numbers {
