@@ -18,10 +18,14 @@ use crate::host::wireguard::{self, Peer, Tunnel};
 
 /// How often WireGuard is asked what it knows of its peers, at most. Nothing on a packet's way waits for the answer.
 const EVERY: Duration = Duration::from_millis(500);
-/// Of so many moments it is asked in one where it has more than a few peers: thousands take a while to tell.
-const SPARED: u32 = 20;
-/// So few are told in no time, but for what a busy machine makes of it.
+/// So few peers are told in no time, but for what a busy machine makes of it.
 const FEW: usize = 256;
+/// Of so many moments it is asked in one where it has more: a user-space WireGuard that tells of thousands moves packets the later meanwhile.
+const SPARED: u32 = 100;
+/// What changes is not to be noticed later for that than this
+const SELDOM: Duration = Duration::from_secs(5);
+/// unless it took more than one of so many moments.
+const SPARED_AT_LEAST: u32 = 20;
 /// How often its ports are looked for meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -94,7 +98,7 @@ impl Poll {
                 let peers = |tunnels: &Vec<Tunnel>| tunnels.iter().map(|tunnel| tunnel.peers.len()).sum::<usize>();
                 pause = match answer.as_ref().map(peers) {
                     Ok(..=FEW) => EVERY,
-                    _ => EVERY.max(asked_at.elapsed() * SPARED),
+                    _ => pause_after(asked_at.elapsed()),
                 };
                 let was_failing = std::mem::replace(&mut failing, answer.is_err());
                 let answer = match answer {
@@ -139,6 +143,12 @@ impl Drop for Poll {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// How long to leave a WireGuard of many peers alone whose answer took so long.
+fn pause_after(answer: Duration) -> Duration {
+    let sparing = (answer * SPARED).min(SELDOM);
+    sparing.max(answer * SPARED_AT_LEAST).max(EVERY)
 }
 
 /// All that steering and probing depend on: of each tunnel its port, its key, and its peers' endpoints by key, for their order is any.
@@ -209,5 +219,27 @@ pub(super) async fn refresh_endpoints(tunnels: Vec<Tunnel>) {
     match timeout(ANSWER_WITHIN, refresh).await {
         Ok(done) => done.expect("refreshing an endpoint does not panic"),
         Err(_) => warn!("WireGuard does not answer; its endpoints were not refreshed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_wireguard_takes_to_answer_the_less_often_it_is_asked() {
+        let rows = [
+            (0, 500),
+            (5, 500),
+            (30, 3_000),
+            (50, 5_000),
+            (100, 5_000),
+            (250, 5_000),
+            (1_000, 20_000),
+        ];
+        for (answer, pause) in rows.map(|(answer, pause)| (Duration::from_millis(answer), Duration::from_millis(pause)))
+        {
+            assert_eq!(pause_after(answer), pause, "after {answer:?}");
+        }
     }
 }
