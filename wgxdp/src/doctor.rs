@@ -77,7 +77,14 @@ pub async fn examine(config: &Config, places: &Places) -> host::Result<Findings>
 fn examine_uplink(uplink: &Uplink, view: &View) -> Result<String, String> {
     let (name, interface) = (&uplink.name, &uplink.interface);
     let link = view.get(interface.as_str());
-    let link = link.ok_or_else(|| format!("uplink {name}: there is no interface {interface}"))?;
+    let Some(link) = link else {
+        let text = format!("uplink {name}: there is no interface {interface}");
+        return if uplink.hotplug {
+            Ok(format!("{text} now (hotplug)"))
+        } else {
+            Err(text)
+        };
+    };
     let mut text = format!("uplink {name}: {interface}, MTU {}", link.mtu);
     for address in link
         .v4

@@ -29,6 +29,7 @@ pub(super) struct DraftUplink {
     pub(super) v4: FamilyChoice<Ipv4Addr>,
     pub(super) v6: FamilyChoice<Ipv6Addr>,
     pub(super) metered: Option<Placed<bool>>,
+    pub(super) hotplug: bool,
     pub(super) xdp: XdpMode,
 }
 

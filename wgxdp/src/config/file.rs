@@ -151,6 +151,7 @@ fn uplink(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftUpli
         }
     }
     let metered = table.get("metered", report).and_then(|value| value.boolean(report));
+    let hotplug = table.get("hotplug", report).and_then(|value| value.boolean(report));
     let xdp = table.get("xdp", report).and_then(|value| value.word(report));
     table.close(report);
     let interface: Placed<super::InterfaceName> = interface?;
@@ -183,6 +184,7 @@ fn uplink(mut table: Table<'_, '_>, report: &mut Report<'_>) -> Option<DraftUpli
         v4,
         v6,
         metered,
+        hotplug: hotplug.is_some_and(|placed| placed.value),
         xdp: xdp.map_or(XdpMode::Auto, |placed| placed.value),
     })
 }

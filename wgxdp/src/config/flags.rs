@@ -66,6 +66,7 @@ impl Flags {
                 v4: FamilyChoice::AUTO,
                 v6: FamilyChoice::AUTO,
                 metered: None,
+                hotplug: false,
                 xdp: XdpMode::Auto,
             })
         };

@@ -12,6 +12,7 @@
 //! gateway = "auto"                  # "auto" | "none" (all is on the link) | an address | a list, as above
 //! mtu = 1492                        # 576 to 65535: where the way beyond the interface takes less than interface and route say; unset: those two
 //! metered = false                   # true: while the peer's active path is up its paths that stand by are probed once a second, and once a minute at full size
+//! hotplug = false                   # true: a modem that may not be plugged in when wgxdp starts; else an interface that is not there then is taken for a mistake
 //! xdp = "auto"                      # who runs `guard`: auto (the driver if it can) | native (the driver, or no start) | generic | off
 //!
 //! [[tunnel]]                        # 1 to 16
@@ -230,6 +231,8 @@ pub struct Uplink {
     pub v6: FamilyChoice<Ipv6Addr>,
     /// Each byte is paid for: probed less often while it carries nothing.
     pub metered: bool,
+    /// That the interface is not there at the start is no mistake.
+    pub hotplug: bool,
     /// Whether `guard`, the XDP program, runs on it.
     pub xdp: XdpMode,
 }

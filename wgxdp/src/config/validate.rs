@@ -183,6 +183,7 @@ impl Check {
                 v4: uplink.v4,
                 v6: uplink.v6,
                 metered: uplink.metered.is_some_and(|placed| placed.value),
+                hotplug: uplink.hotplug,
                 xdp: uplink.xdp,
             });
         }

@@ -29,7 +29,9 @@ pub enum Error {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// An uplink's device does not exist.
-    #[error("uplink {name}: there is no interface {interface}; `ip link` lists what there is")]
+    #[error(
+        "uplink {name}: there is no interface {interface}; `ip link` lists what there is (hotplug = true has wgxdp start without it)"
+    )]
     NoInterface {
         /// The uplink.
         name: String,

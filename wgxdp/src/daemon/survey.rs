@@ -1,8 +1,13 @@
 //! What the host is like before anything is touched, and refusing what cannot work there.
+//!
+//! An uplink's device that is not there, or has no gateway, is taken for a mistake in the file, unless the file says that it may come later, or a run that was killed had this
+//! uplink: a daemon that crashes while a modem is away must come back without it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use tokio::net::TcpListener;
+use tracing::{debug, warn};
 use wgxdp_common::id::UplinkId;
 use wgxdp_common::liveness::Flags;
 use wgxdp_common::table;
@@ -14,6 +19,7 @@ use crate::host::netlink::Netlink;
 use crate::host::view::View;
 use crate::host::watch::Watch;
 use crate::host::wireguard;
+use crate::snapshot::{Names, STATE_FILE};
 
 /// What is known before anything is touched.
 pub(super) struct Survey {
@@ -36,13 +42,13 @@ pub(super) async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey,
         return Err(missing.into());
     }
     let destinations: BTreeSet<_> = plans.iter().flat_map(PeerPlan::destinations).collect();
+    let inherited = inherited();
     let mut uplinks = Vec::new();
     for (id, uplink) in (0..).map(UplinkId).zip(config.uplinks()) {
         let (name, interface) = (uplink.name.as_str().to_owned(), uplink.interface.as_str().to_owned());
-        let Some(link) = view.get(&interface) else {
-            return Err(Error::NoInterface { name, interface });
-        };
-        if link.kind == table::LinkKind::ABSENT {
+        let is_inherited = inherited.contains(&(name.clone(), interface.clone()));
+        let link = view.get(&interface);
+        if link.is_some_and(|link| link.kind == table::LinkKind::ABSENT) {
             return Err(Error::LinkLayer { name, interface });
         }
         let mut remembered = uplink::Remembered::default();
@@ -51,14 +57,25 @@ pub(super) async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey,
         let lacking = destinations
             .iter()
             .find(|destination| usable && state.lacks_gateway(uplink, **destination));
-        if let Some(destination) = lacking {
-            let addresses = uplink::describe(link);
-            return Err(Error::NoGateway {
-                name,
-                interface,
-                addresses,
-                destination: *destination,
-            });
+        match (link, lacking) {
+            (None, _) if uplink.hotplug || is_inherited => {
+                warn!("uplink {name}: interface {interface} is not there; it is used once it comes");
+            }
+            (None, _) => return Err(Error::NoInterface { name, interface }),
+            (Some(_), None) => {}
+            (Some(link), Some(destination)) => {
+                let addresses = uplink::describe(link);
+                let error = Error::NoGateway {
+                    name,
+                    interface,
+                    addresses,
+                    destination: *destination,
+                };
+                if !is_inherited {
+                    return Err(error);
+                }
+                warn!("{error}");
+            }
         }
         uplinks.push(UplinkRuntime {
             state,
@@ -78,4 +95,14 @@ pub(super) async fn survey(config: &Config, netlink: &Netlink) -> Result<Survey,
         uplinks,
         metrics: observe::listen(config).await?,
     })
+}
+
+/// Names and interfaces of the uplinks of a run that was killed, which removed nothing.
+fn inherited() -> BTreeSet<(String, String)> {
+    let names = Names::read(Path::new(STATE_FILE)).unwrap_or_else(|e| {
+        debug!("{e}");
+        None
+    });
+    let uplinks = names.into_iter().flat_map(|names| names.uplinks);
+    uplinks.map(|uplink| (uplink.name, uplink.interface)).collect()
 }

@@ -59,7 +59,7 @@ fn an_unknown_key_is_named_with_the_nearest_or_with_all() {
         ),
         (
             uplink("colour = 'red'"),
-            ":3: unknown key \"colour\" in [[uplink]]; known keys: address, cost, gateway, interface, metered, mtu, name, xdp",
+            ":3: unknown key \"colour\" in [[uplink]]; known keys: address, cost, gateway, hotplug, interface, metered, mtu, name, xdp",
         ),
         (
             peer("public_key = ''"),
@@ -195,6 +195,7 @@ fn a_value_of_the_wrong_type_is_told_what_it_should_be() {
             uplink("metered = 'yes'"),
             ":3: metered must be true or false, not \"yes\"",
         ),
+        (uplink("hotplug = 1"), ":3: hotplug must be true or false, not 1"),
         (
             uplink("address = 1"),
             ":3: address must be an IP address in quotes, a list of them, or \"auto\", not 1",

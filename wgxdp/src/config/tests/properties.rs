@@ -201,6 +201,7 @@ fn salad() -> impl Strategy<Value = String> {
         "address",
         "gateway",
         "metered",
+        "hotplug",
         "xdp",
         "policy",
         "protect",
