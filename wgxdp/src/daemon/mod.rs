@@ -97,6 +97,10 @@ pub struct Daemon {
     netlink: Netlink,
     watch: Watch,
     anchor: Anchor,
+    /// The index of the device that `steer` is attached to, if it is.
+    steered: Option<u32>,
+    /// When to repair again what could not be (CLOCK_MONOTONIC).
+    repair_again_ns: Option<u64>,
     neighbours: Neighbours,
     dataplane: Dataplane,
     records: AsyncFd<RingBuf<MapData>>,
@@ -227,6 +231,8 @@ impl Daemon {
             config,
             watch,
             anchor,
+            steered: None,
+            repair_again_ns: None,
             dataplane,
             records,
             prober,
@@ -286,7 +292,7 @@ impl Daemon {
             self.attach_restore(index)?;
             self.attach_guard(index)?;
         }
-        self.dataplane.attach(Hook::Steer, anchor::NAME, self.anchor.index())?;
+        self.attach_steer()?;
         self.adopt_clients();
         self.dataplane.pin_maps()?;
         self.settle_neighbours().await?;
@@ -314,6 +320,21 @@ impl Daemon {
             Ok(adopted) => info!("{adopted} clients are where they were before"),
             Err(e) => warn!("{e}: clients are learned again with their next handshakes"),
         }
+    }
+
+    /// Attaches `steer` to the anchor, if that is not the device that it is attached to.
+    fn attach_steer(&mut self) -> Result<(), Error> {
+        let index = self.anchor.index();
+        if self.steered == Some(index) {
+            return Ok(());
+        }
+        if let Some(gone) = self.steered.take() {
+            self.dataplane.attachments().device_gone(gone)?;
+        }
+        self.publish()?;
+        self.dataplane.attach(Hook::Steer, anchor::NAME, index)?;
+        self.steered = Some(index);
+        Ok(())
     }
 
     /// Attaches `restore` to the uplink's device, if there is one that it is not attached to.

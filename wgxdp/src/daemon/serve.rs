@@ -13,9 +13,7 @@ use super::priority::Priority;
 use super::tunnels::Answer;
 use super::{Daemon, Error, tunnels, uplink};
 use crate::clock::{Alarm, monotonic_ns};
-use crate::dataplane::Hook;
 use crate::engine::Input;
-use crate::host::anchor;
 use crate::host::view::View;
 use crate::host::watch::Event;
 
@@ -27,6 +25,9 @@ enum Told {
 
 /// Nanoseconds between two wake-ups of the engine, at least: thousands of paths share them.
 const TOGETHER_NS: u64 = 1_000_000;
+
+/// What could not be repaired is tried again so much later, or when somebody touches what is ours.
+const REPAIR_AGAIN_NS: u64 = 1_000_000_000;
 
 const RECORD: usize = size_of::<Record>();
 const REGISTRATION: usize = size_of::<Registration>();
@@ -106,7 +107,7 @@ impl Daemon {
                         self.drain_records();
                         listens = true;
                     }
-                    self.do_chores(now_ns)?;
+                    self.do_chores(now_ns).await?;
                 }
                 answer = poll.next() => {
                     let _rest = self.priority.rest();
@@ -130,14 +131,17 @@ impl Daemon {
     /// When there is something to do at a certain time, other than the engine's wake-up.
     fn next_chore(&self) -> Option<u64> {
         let untold = self.untold.map(|untold| untold.at_ns);
-        [self.registered.next_look(), untold, Some(self.traffic.next_ns)]
-            .into_iter()
-            .flatten()
-            .min()
+        let chores = [
+            self.registered.next_look(),
+            untold,
+            Some(self.traffic.next_ns),
+            self.repair_again_ns,
+        ];
+        chores.into_iter().flatten().min()
     }
 
     /// Does what is due of it.
-    fn do_chores(&mut self, now_ns: u64) -> Result<(), Error> {
+    async fn do_chores(&mut self, now_ns: u64) -> Result<(), Error> {
         let is_due = |at_ns: Option<u64>| at_ns.is_some_and(|at_ns| at_ns <= now_ns);
         if is_due(self.registered.next_look()) {
             let _rest = self.priority.rest();
@@ -148,6 +152,9 @@ impl Daemon {
         }
         if is_due(Some(self.traffic.next_ns)) {
             self.read_traffic();
+        }
+        if is_due(self.repair_again_ns) {
+            self.repair().await;
         }
         Ok(())
     }
@@ -271,7 +278,7 @@ impl Daemon {
             } => self.link_worsened(&name, uplink::link_flags(admin_up, carrier)),
             Event::LinkGone { name, .. } => self.link_worsened(&name, Flags::ABSENT),
             Event::View(view) => return self.view_changed(view).await,
-            Event::OursTouched => return self.repair().await,
+            Event::OursTouched => self.repair().await,
         }
         Ok(())
     }
@@ -352,28 +359,32 @@ impl Daemon {
         Ok(())
     }
 
-    /// Makes good what somebody else removed.
-    async fn repair(&mut self) -> Result<(), Error> {
+    /// Makes good what somebody else removed. What cannot be made good now, because it is being removed again, say, is tried again.
+    async fn repair(&mut self) {
         let _rest = self.priority.rest();
-        let index_before = self.anchor.index();
-        let missing = match self.anchor.repair().await {
-            Ok(missing) => missing,
-            Err(e) => {
-                error!("the anchor cannot be repaired: {e}; packets go where the kernel's other routes lead");
-                return Ok(());
+        let is_known = self.repair_again_ns.take().is_some();
+        let mut missing = Vec::new();
+        let repaired = self.try_to_repair(&mut missing).await;
+        if !missing.is_empty() {
+            warn!("somebody removed what is ours; repaired: {}", missing.join(", "));
+        }
+        if let Err(e) = repaired {
+            if !is_known {
+                error!("what somebody removed of ours cannot be repaired: {e}; trying again");
             }
-        };
-        if missing.is_empty() {
-            return Ok(());
+            self.repair_again_ns = Some(monotonic_ns() + REPAIR_AGAIN_NS);
         }
-        warn!("somebody removed what is ours; repaired: {}", missing.join(", "));
-        if self.anchor.index() != index_before {
-            self.dataplane.attachments().device_gone(index_before)?;
-            self.publish()?;
-            self.dataplane.attach(Hook::Steer, anchor::NAME, self.anchor.index())?;
+    }
+
+    /// Says what was missing and is no more, also when something else still is.
+    async fn try_to_repair(&mut self, missing: &mut Vec<String>) -> Result<(), Error> {
+        missing.extend(self.anchor.repair_device().await?);
+        self.attach_steer()?;
+        missing.extend(self.anchor.repair_policy().await?);
+        if !missing.is_empty() {
+            // Meanwhile WireGuard may have found another way, and the kernel's keeps an IPv6 one for as long as that exists.
+            self.refresh_endpoints().await;
         }
-        // Meanwhile WireGuard may have found another way, and the kernel's keeps an IPv6 one for as long as that exists.
-        self.refresh_endpoints().await;
         Ok(())
     }
 }

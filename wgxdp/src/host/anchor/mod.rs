@@ -62,15 +62,22 @@ impl Anchor {
         self.settle_policy().await.map(drop)
     }
 
-    /// Makes good whatever somebody removed or changed, the device included: then its index is another. Returns what that was, in words for the log.
+    /// Makes good whatever somebody removed or changed of the device; if it was gone its index is another. Returns what that was, in words for the log.
     ///
     /// # Errors
-    /// As [`Self::raise`] and [`Self::engage`].
-    pub async fn repair(&mut self) -> Result<Vec<String>> {
-        let (device, mut missing) = device::settle(&self.netlink).await?;
+    /// As [`Self::raise`].
+    pub async fn repair_device(&mut self) -> Result<Vec<String>> {
+        let (device, missing) = device::settle(&self.netlink).await?;
         self.device = device;
-        missing.extend(self.settle_policy().await?);
         Ok(missing)
+    }
+
+    /// The same of what leads to it, which ended with a device that is gone.
+    ///
+    /// # Errors
+    /// As [`Self::engage`].
+    pub async fn repair_policy(&mut self) -> Result<Vec<String>> {
+        self.settle_policy().await
     }
 
     /// Undoes [`Self::engage`], whatever ports it was for.
@@ -97,13 +104,13 @@ impl Anchor {
         [IpAddr::V4(self.v4())].into_iter().chain(v6).collect()
     }
 
-    /// The device's index; [`Self::repair`] may change it.
+    /// The device's index; [`Self::repair_device`] may change it.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.device.index
     }
 
-    /// The device's link-layer address; [`Self::repair`] may change it.
+    /// The device's link-layer address; [`Self::repair_device`] may change it.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
         self.device.mac

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use super::super::Error;
 use super::super::anchor::{Anchor, NAME, PEER_NAME, Removed, remove};
 use super::super::netlink::Netlink;
-use super::{assert_unchanged, everything, in_namespace, ip, ip_can, wait_for};
+use super::{assert_unchanged, everything, in_namespace, ip, ip_can, repaired, wait_for};
 
 fn ports(ports: &[u16]) -> BTreeSet<u16> {
     ports.iter().copied().collect()
@@ -313,7 +313,7 @@ fn the_kernel_need_not_look_back_for_what_is_handed_to_it_on_the_anchor() {
         assert_eq!(settings(), ["0", "1"]);
         // As a system's own rules for new devices do.
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{NAME}/rp_filter"), "2").unwrap();
-        anchor.repair().await.unwrap();
+        repaired(&mut anchor).await;
         assert_eq!(settings(), ["0", "1"]);
     });
 }
@@ -368,7 +368,7 @@ fn routes_of_ours_from_before_the_next_hop_are_replaced() {
                 "{routes}"
             );
         }
-        assert_eq!(anchor.repair().await.unwrap(), Vec::<String>::new());
+        assert_eq!(repaired(&mut anchor).await, Vec::<String>::new());
     });
 }
 
@@ -400,11 +400,7 @@ fn repair_adds_exactly_what_is_missing_and_says_so() {
         let netlink = Netlink::connect().unwrap();
         let mut anchor = Anchor::raise(&netlink).await.unwrap();
         anchor.engage(&ports(&[51820])).await.unwrap();
-        assert_eq!(
-            anchor.repair().await.unwrap(),
-            Vec::<String>::new(),
-            "nothing was missing"
-        );
+        assert_eq!(repaired(&mut anchor).await, Vec::<String>::new(), "nothing was missing");
         let whole = settled().await;
         let harms = [
             ("rule delete pref 872", "ip rule ipproto udp sport 51820"),
@@ -421,11 +417,11 @@ fn repair_adds_exactly_what_is_missing_and_says_so() {
         ];
         for (harm, missing) in harms {
             ip(harm);
-            let repaired = anchor.repair().await.unwrap();
-            assert!(repaired.contains(&missing.to_owned()), "after {harm}: {repaired:?}");
+            let found = repaired(&mut anchor).await;
+            assert!(found.contains(&missing.to_owned()), "after {harm}: {found:?}");
             wait_for(harm, || (everything() == whole).then_some(())).await;
             assert_eq!(
-                anchor.repair().await.unwrap(),
+                repaired(&mut anchor).await,
                 Vec::<String>::new(),
                 "after {harm} and repair"
             );
@@ -446,11 +442,8 @@ fn repair_raises_a_deleted_or_renamed_device_again() {
         for harm in harms {
             let before = anchor.index();
             harm.iter().for_each(|step| drop(ip(step)));
-            let repaired = anchor.repair().await.unwrap();
-            assert!(
-                repaired.iter().any(|what| what.starts_with("device wgxdp0")),
-                "{repaired:?}"
-            );
+            let found = repaired(&mut anchor).await;
+            assert!(found.iter().any(|what| what.starts_with("device wgxdp0")), "{found:?}");
             assert_ne!(anchor.index(), before);
             let link = ip("-o link show wgxdp0");
             assert!(link.starts_with(&format!("{}: ", anchor.index())), "{link}");
@@ -460,7 +453,7 @@ fn repair_raises_a_deleted_or_renamed_device_again() {
         }
         if ip_can("link show wgxdp0p") {
             ip("link set wgxdp0p down");
-            assert_eq!(anchor.repair().await.unwrap(), ["wgxdp0p up"]);
+            assert_eq!(repaired(&mut anchor).await, ["wgxdp0p up"]);
         }
     });
 }
@@ -476,7 +469,7 @@ fn where_ipv6_is_off_the_anchor_does_without() {
         assert_eq!((anchor.has_v6(), anchor.v6()), (false, None));
         assert_eq!(ip("rule show").matches("proto 87").count(), 3);
         assert_eq!(ip("-6 rule show").matches("proto 87").count(), 0);
-        assert_eq!(anchor.repair().await.unwrap(), Vec::<String>::new());
+        assert_eq!(repaired(&mut anchor).await, Vec::<String>::new());
         remove(&netlink).await.unwrap();
         assert_unchanged(&before);
     });

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use super::anchor::Anchor;
+
 mod anchor;
 mod neighbour;
 mod udp_socket;
@@ -18,6 +20,13 @@ mod wireguard;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest that a test may take.
 const TEST_WITHIN: Duration = Duration::from_secs(90);
+
+/// What was missing of the anchor and is no more.
+async fn repaired(anchor: &mut Anchor) -> Vec<String> {
+    let mut missing = anchor.repair_device().await.expect("the device is repaired");
+    missing.extend(anchor.repair_policy().await.expect("rules and routes are repaired"));
+    missing
+}
 
 /// Runs a test on a thread of its own in new namespaces, with `/run` empty. Without root it fails in CI, and is loudly skipped elsewhere.
 #[track_caller]

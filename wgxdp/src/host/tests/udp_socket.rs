@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 
 use super::super::udp_socket::{ask, is_bound, queue_of, receive_queues};
-use super::in_namespace;
+use super::{in_namespace, wait_for};
 
 #[test]
 fn a_port_is_somebodys_while_a_socket_of_either_family_is_bound_to_it_on_all_addresses() {
@@ -42,8 +42,10 @@ fn packets_for_which_a_socket_has_no_room_are_counted() {
         for _ in 0..packets {
             socket.send_to(&packet, (Ipv4Addr::LOCALHOST, port)).unwrap();
         }
-        let dropped = queue().dropped as usize;
-        assert!((10..=packets).contains(&dropped), "{dropped}");
+        // On a busy machine some of them have not arrived yet.
+        let enough = || Some(queue().dropped as usize).filter(|dropped| *dropped >= 10);
+        let dropped = wait_for("ten packets dropped", enough).await;
+        assert!(dropped <= packets, "{dropped}");
 
         drop(socket);
         assert_eq!(receive_queues(port).unwrap(), []);

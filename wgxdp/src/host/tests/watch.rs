@@ -10,7 +10,7 @@ use super::super::link::Link;
 use super::super::netlink::Netlink;
 use super::super::view::View;
 use super::super::watch::{Event, Watch};
-use super::{in_namespace, ip, wait_for};
+use super::{in_namespace, ip, repaired, wait_for};
 
 /// Every event up to and with the first that `wanted` accepts.
 async fn events_until(watch: &mut Watch, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
@@ -307,7 +307,7 @@ fn whoever_touches_rules_routes_or_anchor_is_noticed_but_we_ourselves_are_not() 
         // Raising is noticed, as the device is not yet whole when it appears; the end of that:
         let raised = marker("mark0");
         events_until(&mut watch, raised).await;
-        assert_eq!(anchor.repair().await.unwrap(), Vec::<String>::new());
+        assert_eq!(repaired(&mut anchor).await, Vec::<String>::new());
         anchor.engage(&BTreeSet::from([51821])).await.unwrap();
         let changed = marker("mark1");
         let ours = events_until(&mut watch, changed).await;
@@ -322,7 +322,7 @@ fn whoever_touches_rules_routes_or_anchor_is_noticed_but_we_ourselves_are_not() 
         for harm in harms {
             ip(harm);
             events_until(&mut watch, |event| *event == Event::OursTouched).await;
-            assert_ne!(anchor.repair().await.unwrap(), Vec::<String>::new(), "{harm}");
+            assert_ne!(repaired(&mut anchor).await, Vec::<String>::new(), "{harm}");
             let name = format!("m{}", anchor.index());
             let repaired = marker(&name);
             events_until(&mut watch, repaired).await;
