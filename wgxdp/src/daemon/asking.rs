@@ -139,6 +139,7 @@ impl Daemon {
             interval: INTERVAL,
             metered: self.config.uplinks()[path.uplink.0 as usize].metered,
             padded: false,
+            responder: 0,
         }
     }
 

@@ -229,16 +229,21 @@ impl PeerPlan {
 
     /// For the engine, with what its tunnel expects, and whether an uplink is metered.
     pub(super) fn spec(&self, id: PeerId, objectives: Objectives, is_metered: impl Fn(UplinkId) -> bool) -> PeerSpec {
-        let path = |path: PathPlan| PathSpec {
+        let paths = self.paths(id);
+        let path = |path: &PathPlan| PathSpec {
             id: path.id,
             uplink: path.uplink,
             interval: self.interval,
             metered: is_metered(path.uplink),
             padded: self.kind != ProbeKind::Tcp,
+            responder: paths
+                .iter()
+                .position(|other| other.target == path.target)
+                .unwrap_or_default(),
         };
         PeerSpec {
             id,
-            paths: self.paths(id).into_iter().map(path).collect(),
+            paths: paths.iter().map(path).collect(),
             objectives,
         }
     }

@@ -26,7 +26,8 @@
 //! conviction teaches it nothing. Of a path that would have to miss more than [`MOST_MISSING`] nothing is said.
 //!
 //! A far end that never answered a large probe is not convicted for it: some hosts and reflectors do not. It is asked at once, in haste for as long as the answer is missing, and once
-//! [`IN_VAIN`] are missing once each [`RARELY`]. One answer clears the path.
+//! [`IN_VAIN`] are missing once each [`RARELY`]. But if it answers over another of the peer's paths, which [vouches](FullSize::vouch) for it, it is this path that swallows them, and always did: a provider
+//! may have been too narrow from the beginning. It is asked anew then, and convicted by [`IN_VAIN`] missing ones, or K if that is more. One answer clears the path.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub(super) struct FullSize {
     unanswered: VecDeque<Sent>,
     /// One was answered.
     answers: bool,
+    /// The far end answered one over another path.
+    vouched: bool,
     /// Some are missing, and not yet enough.
     doubted: bool,
     /// Enough are.
@@ -85,6 +88,7 @@ impl FullSize {
             asked_ns: None,
             unanswered: VecDeque::new(),
             answers: false,
+            vouched: false,
             doubted: false,
             hopeless: false,
             rtt: Rtt::default(),
@@ -95,7 +99,7 @@ impl FullSize {
     /// Whether the next one is to leave with the small one that leaves now, on a path that is in use or stands by. If the last one was a little late, this one is not late by
     /// an interval for that.
     pub(super) fn is_due(&self, in_use: bool, now_ns: u64) -> bool {
-        let pause = if self.hopeless && !self.answers {
+        let pause = if self.hopeless && !self.is_answered() {
             RARELY
         } else {
             Duration::ZERO
@@ -138,6 +142,11 @@ impl FullSize {
             let behind = sequence.wrapping_add(1);
             let behind = self.unanswered.iter_mut().find(|sent| sent.sequence == behind);
             _ = behind.map(|sent| sent.escorted = true);
+            if !self.answers && !self.unanswered.is_empty() && !self.unanswered.iter().any(|sent| sent.escorted) {
+                // It was asked while nothing passed, and does not wait for its turn now that something does.
+                self.asked_ns = None;
+                self.unanswered.clear();
+            }
             return false;
         };
         self.unanswered.drain(..=place);
@@ -145,6 +154,20 @@ impl FullSize {
         self.rtt.sample(rtt);
         self.gilbert.answered(1);
         true
+    }
+
+    /// The far end answers large probes over another path: if none is answered here, it is not to blame.
+    pub(super) fn vouch(&mut self) {
+        if self.vouched {
+            return;
+        }
+        self.vouched = true;
+        if self.hopeless && !self.answers {
+            // That was long ago.
+            self.asked_ns = None;
+            self.unanswered.clear();
+            self.hopeless = false;
+        }
     }
 
     /// The uplink may lead through another network now.
@@ -173,7 +196,11 @@ impl FullSize {
         if self.hopeless {
             return;
         }
-        let enough = if self.answers { self.enough(onset) } else { IN_VAIN };
+        let enough = match (self.answers, self.vouched) {
+            (true, _) => self.enough(onset),
+            (false, true) => self.enough(onset).max(IN_VAIN),
+            (false, false) => IN_VAIN,
+        };
         self.hopeless = missing >= enough;
         self.doubted = (1..enough).contains(&missing) && enough <= MOST_MISSING;
         if self.hopeless {
@@ -183,7 +210,12 @@ impl FullSize {
 
     /// Whether large packets get lost there, as far as is known.
     pub(super) fn swallows(&self) -> bool {
-        self.answers && self.hopeless
+        self.is_answered() && self.hopeless
+    }
+
+    /// Whether the far end answers them.
+    fn is_answered(&self) -> bool {
+        self.answers || self.vouched
     }
 
     /// Missing ones in a row that loss does not explain.
@@ -271,6 +303,47 @@ mod tests {
         }
         let at_first: Vec<u64> = (0..10).map(|n| n * 50).collect();
         assert_eq!((&left[..10], &left[10..]), (&at_first[..], &[60_450][..]));
+    }
+
+    #[test]
+    fn one_that_was_asked_in_vain_is_convicted_once_the_far_end_answers_over_another_path() {
+        let mut full = FullSize::new(PACE, BUDGET);
+        let ask = |full: &mut FullSize, from: u32| {
+            for sequence in (from..from + 20).step_by(2) {
+                let now_ns = u64::from(sequence) * 25 * MS;
+                assert!(full.is_due(true, now_ns) && !full.swallows(), "{sequence}");
+                escorted(full, sequence, now_ns);
+                full.judge(now_ns + 40 * MS, INTERVAL, &known(), CLEAN);
+            }
+        };
+        ask(&mut full, 1);
+        assert!(
+            !full.swallows() && !full.is_due(true, 30_000 * MS),
+            "asked in vain, so rarely"
+        );
+        full.vouch();
+        assert!(!full.swallows(), "it is asked anew");
+        ask(&mut full, 1201);
+        assert!(full.swallows());
+        full.vouch();
+        assert!(full.swallows(), "that was known");
+        assert!(full.is_due(false, 36_500 * MS), "it is asked as any that swallows");
+        full.leaves(1401, 36_500 * MS);
+        assert!(full.answered(1401, NEAR) && !full.swallows());
+    }
+
+    #[test]
+    fn one_that_was_asked_while_nothing_passed_is_asked_again_with_the_first_answer() {
+        let mut full = FullSize::new(PACE, BUDGET);
+        full.leaves(1, 0);
+        assert!(!full.is_due(false, 100 * MS));
+        assert!(!full.answered(4, NEAR), "a small one");
+        assert!(full.is_due(false, 150 * MS));
+        full.leaves(7, 150 * MS);
+        assert!(
+            !full.answered(6, NEAR) && !full.is_due(false, 200 * MS),
+            "this one was escorted"
+        );
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct PathSpec {
     pub metered: bool,
     /// Whether its probes can be padded to full size.
     pub padded: bool,
+    /// Who answers its probes: the same as over the peer's other paths of this number.
+    pub responder: usize,
 }
 
 impl PathSpec {

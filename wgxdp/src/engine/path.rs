@@ -13,7 +13,7 @@ use super::objectives::Conduct;
 use super::pace::Pace;
 use super::rtt::Rtt;
 use super::schedule::Schedule;
-use super::thresholds::Tuner;
+use super::thresholds::{Tuner, answer_ns};
 use super::transition::{Cause, Patience, carries, is_held_back};
 use super::{Action, PathSpec, PathView, Settings};
 
@@ -21,6 +21,8 @@ use super::{Action, PathSpec, PathView, Settings};
 pub(super) struct Path {
     pub(super) id: PathId,
     pub(super) uplink: UplinkId,
+    /// See [`PathSpec::responder`].
+    pub(super) responder: usize,
     pub(super) state: PathState,
     cause: Cause,
     since_ns: u64,
@@ -90,6 +92,7 @@ impl Path {
         Self {
             id: spec.id,
             uplink: spec.uplink,
+            responder: spec.responder,
             state: told.0,
             cause: Cause::Started,
             since_ns: now_ns,
@@ -178,6 +181,12 @@ impl Path {
 
     pub(super) fn is_silent_for_dead_after(&self, now_ns: u64) -> bool {
         self.silence_ns(now_ns) >= self.dead_after_ns()
+    }
+
+    /// Whether its last proof is no older than it would be had three probes been lost, however many a loss of it takes to be dead.
+    pub(super) fn is_heard(&self, now_ns: u64) -> bool {
+        let interval_ns = self.schedule.interval_ns();
+        self.silence_ns(now_ns) < DEAD_MIN_UNANSWERED * interval_ns + answer_ns(interval_ns, &self.rtt)
     }
 
     pub(super) fn dead_after_ns(&self) -> u64 {
@@ -290,9 +299,17 @@ impl Path {
         self.retune(now_ns, out);
     }
 
-    /// An authentic reply.
-    pub(super) fn reply(&mut self, sequence: u32, rtt: Duration, at_ns: u64, now_ns: u64, out: &mut Vec<Action>) {
-        if !self.full_size.answered(sequence, rtt) {
+    /// An authentic reply; whether to a full-size probe.
+    pub(super) fn reply(
+        &mut self,
+        sequence: u32,
+        rtt: Duration,
+        at_ns: u64,
+        now_ns: u64,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let is_full_size = self.full_size.answered(sequence, rtt);
+        if !is_full_size {
             self.rtt.sample(rtt);
             self.loss.answered(sequence);
             self.loss.sampled(&self.rtt);
@@ -302,6 +319,12 @@ impl Path {
             self.learn(at_ns, self.loss.sent_after(at_ns));
         }
         self.retune(now_ns, out);
+        is_full_size
+    }
+
+    /// Who answers its probes answered a full-size one over another path.
+    pub(super) fn vouch_for_full_size(&mut self) {
+        self.full_size.vouch();
     }
 
     /// The kernel's word on the last proof. An older one than is known here was read before the newer was stored.

@@ -135,7 +135,11 @@ impl Peer {
         now_ns: u64,
         out: &mut Vec<Action>,
     ) {
-        self.paths[place].reply(sequence, rtt, at_ns, now_ns, out);
+        if self.paths[place].reply(sequence, rtt, at_ns, now_ns, out) {
+            let responder = self.paths[place].responder;
+            let asked = self.paths.iter_mut().filter(|path| path.responder == responder);
+            asked.for_each(Path::vouch_for_full_size);
+        }
         self.judge_answer(place, now_ns, out);
         self.paths[place].tell_status(out);
     }
@@ -224,9 +228,11 @@ impl Peer {
         self.step(place, Event::Clean, cause, now_ns, out);
     }
 
-    /// A path that swallows large packets is given up for any that carries the peer's packets; without one, small packets are better than none.
+    /// A path that swallows large packets is given up for any that carries the peer's packets and is heard: one of which much is lost may be silent for long before it is
+    /// given up. Without one, small packets are better than none.
     fn judge_full_size(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
-        if self.paths[place].swallows_full_size() && self.carried_without(place) {
+        let is_heard = |(other, path): (usize, &Path)| other != place && carries(path.state) && path.is_heard(now_ns);
+        if self.paths[place].swallows_full_size() && self.paths.iter().enumerate().any(is_heard) {
             self.paths[place].answer_after_ns = now_ns;
             self.step(place, Event::Dead, Cause::Mtu, now_ns, out);
         }

@@ -21,6 +21,7 @@ fn crowd(peers: u32, uplinks: &[UplinkId]) -> Engine {
         interval: Duration::from_secs(60),
         metered: false,
         padded: true,
+        responder: 0,
     };
     let peer = |id| PeerSpec {
         id,

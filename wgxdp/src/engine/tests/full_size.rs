@@ -127,6 +127,56 @@ fn a_far_end_that_never_answers_large_probes_is_not_convicted_for_it() {
     assert!(sim.reports.is_empty(), "{:?}", sim.reports);
 }
 
+/// A provider that was too narrow from the beginning, or became so while the daemon was away.
+#[test]
+fn a_path_that_never_let_large_packets_through_is_left_if_another_does() {
+    let back = 60 * S;
+    let mut sim = Sim::new(vec![Net::new(NEAR).swallow(0..back), Net::new(NEAR)], true);
+    // The other one is asked once at the start; ten missing ones are enough.
+    sim.run(PERIOD + 12 * INTERVAL);
+    assert_eq!((sim.state(A), sim.engine.active(PEER)), (Down, Some(B)));
+    assert_eq!((by_mtu(&sim).len(), sim.lost(0..EVER)), (1, 0));
+    sim.run(back + 10 * PERIOD + HOLD_DOWN + S);
+    assert_eq!((sim.state(A), sim.engine.active(PEER)), (Up, Some(A)));
+    assert_eq!(sim.moves(), 2);
+}
+
+#[test]
+fn it_is_asked_anew_when_the_other_path_comes_up_later() {
+    let nets = vec![Net::new(NEAR).swallow(0..EVER), Net::new(NEAR).cut(0..100 * S)];
+    let mut sim = Sim::new(nets, true);
+    sim.run(100 * S);
+    assert!(by_mtu(&sim).is_empty(), "small packets are better than none");
+    sim.run(100 * S + 11 * PERIOD + HOLD_DOWN);
+    assert_eq!((by_mtu(&sim).len(), sim.engine.active(PEER)), (1, Some(B)));
+}
+
+/// What much is lost of, in long bursts, is given up late.
+#[test]
+fn it_is_not_left_for_one_that_is_silent_however_long_that_takes_to_be_dead() {
+    let (silent, narrow) = (60 * S, 60 * S + 100 * MS);
+    let mut net = Net::new(NEAR).cut(silent..EVER);
+    net.cuts.extend((1..60).map(|n| n * S..n * S + 60 * MS));
+    let mut sim = Sim::new(vec![Net::new(NEAR).swallow(narrow..EVER), net], true);
+    sim.run(70 * S);
+    let died = sim.arrivals(B, Down).last().copied().expect("at last");
+    assert!(
+        died > narrow + FOUND_WITHIN,
+        "{died}: it had to be silent for longer than that"
+    );
+    assert_eq!((by_mtu(&sim).len(), sim.lost(silent..EVER)), (0, 0));
+}
+
+#[test]
+fn what_one_far_end_answers_says_nothing_of_another() {
+    let mut peers = one_peer(2);
+    peers[0].paths[1].responder = 1;
+    let nets = vec![Net::new(NEAR).swallow(0..EVER), Net::new(NEAR)];
+    let mut sim = Sim::of(peers, nets, true, 1);
+    sim.run(300 * S);
+    assert!(sim.reports.is_empty(), "{:?}", sim.reports);
+}
+
 #[test]
 fn a_path_that_carries_small_packets_is_better_than_none() {
     let mut alone = Sim::new(vec![Net::new(NEAR).swallow(5 * S..EVER)], true);

@@ -26,6 +26,7 @@ fn peers() -> Vec<PeerSpec> {
                 interval,
                 metered: uplink == UPLINKS - 1,
                 padded: true,
+                responder: 0,
             }
         };
         PeerSpec {

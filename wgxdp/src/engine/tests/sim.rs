@@ -38,6 +38,7 @@ pub(super) fn one_peer(count: u32) -> Vec<PeerSpec> {
         interval: Duration::from_nanos(INTERVAL),
         metered: false,
         padded: true,
+        responder: 0,
     };
     vec![PeerSpec {
         id: PEER,
@@ -201,7 +202,8 @@ impl Sim {
         Self::of(peers, nets, false, 1)
     }
 
-    fn of(peers: Vec<PeerSpec>, nets: Vec<Net>, traffic: bool, seed: u64) -> Self {
+    /// Whatever the first of these peers is like.
+    pub(super) fn of(peers: Vec<PeerSpec>, nets: Vec<Net>, traffic: bool, seed: u64) -> Self {
         let mut actions = Vec::new();
         let engine = Engine::new(settings(), &peers, START, &mut actions);
         let maps = peers[0].paths.iter().map(|path| {
