@@ -98,7 +98,15 @@ pub(crate) fn status(host: &Host) -> Result<Value> {
 
 /// Nothing on `host` is other than in `before`, and the run directory is empty or absent.
 pub(crate) fn left_nothing(what: &str, host: &Host, before: &Snapshot) -> Result<()> {
-    let difference = before.difference(&Snapshot::take(host)?);
+    left_nothing_but(what, host, before, |_| false)
+}
+
+/// The same where what some lines of a [`Snapshot`] say was somebody else's doing.
+pub(crate) fn left_nothing_but(what: &str, host: &Host, before: &Snapshot, not_ours: fn(&str) -> bool) -> Result<()> {
+    let mut difference = before.difference(&Snapshot::take(host)?);
+    for lines in [&mut difference.added, &mut difference.removed] {
+        lines.retain(|line| !not_ours(line));
+    }
     ensure!(
         difference.is_empty(),
         "after {what} the host has changed:\n{difference}"

@@ -31,6 +31,7 @@ mod segments;
 mod stalls;
 mod starved;
 mod status;
+mod storm;
 mod swallows;
 mod tunnels;
 mod virtio;

@@ -39,7 +39,7 @@ const HOSTS_OWN: [&str; 12] = [
 ];
 
 /// Laws with a twin that guests do run (of the other family, mostly), and the dearest of those that say nothing new about a kernel.
-const TWINS: [&str; 8] = [
+const TWINS: [&str; 10] = [
     "concentrator::answers_leave_from_an_uplinks_second",
     "concentrator::another_uplink_carries_a_clients_packets_while_its_own_is_set_down",
     "endures::what_others_remove_of_ours_is_repaired_and_traffic_goes_on_over_ipv6",
@@ -48,6 +48,8 @@ const TWINS: [&str; 8] = [
     "over_ipv6_outlives_a_deleted",
     "over_ipv6_outlives_a_pulled",
     "over_ipv6_outlives_an_interface",
+    "storm::a_tunnel_survives_whatever_happens_over_ipv6",
+    "storm::a_tunnel_survives_whatever_happens_with_wgxdp_at_both_ends",
 ];
 
 /// Laws about attaching, repairing, and what the kernel tells by netlink, and others whose programs `progrun` shows to the same kernel: one kernel with clsact and one with
@@ -69,7 +71,7 @@ const FOR_CLSACT: [&str; 13] = [
 ];
 
 /// What is about time alone, and long: the guest that has less to do is enough.
-const FOR_TCX: [&str; 1] = ["starved::"];
+const FOR_TCX: [&str; 2] = ["starved::", "storm::"];
 
 /// The test program that needs nothing but processors, for minutes.
 const YEAR: &str = "year";
