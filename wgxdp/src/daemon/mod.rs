@@ -435,6 +435,13 @@ impl Daemon {
         Ok(())
     }
 
+    /// The same with what was wanted last: somebody may have flushed it, and a later answer of WireGuard's is the next occasion.
+    async fn settle_neighbours_again(&mut self) {
+        if let Err(e) = self.neighbours.settle_again().await {
+            warn!("{e}");
+        }
+    }
+
     /// Has user-space WireGuard forget the source addresses that it learned by another way than the present one.
     async fn refresh_endpoints(&self) {
         tunnels::refresh_endpoints(self.tunnels.to_vec()).await;

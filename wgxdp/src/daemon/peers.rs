@@ -46,7 +46,7 @@ impl Daemon {
             self.know_clients();
             self.settle_clients()?;
             self.note_handshakes();
-            self.neighbours.settle_again().await?;
+            self.settle_neighbours_again().await;
             return Ok(());
         }
         self.tell(&difference);
@@ -54,12 +54,16 @@ impl Daemon {
         self.follow(difference)?;
         self.know_clients();
         self.settle_clients()?;
-        self.settle_neighbours().await?;
+        if let Err(e) = self.settle_neighbours().await {
+            warn!("{e}");
+        }
         self.publish_names();
         self.note_handshakes();
         self.settle_mtus().await;
         if ports_changed {
-            self.anchor.engage(&self.ports()).await?;
+            if let Err(e) = self.anchor.engage(&self.ports()).await {
+                self.cannot_repair(&e.into());
+            }
             self.refresh_endpoints().await;
         }
         Ok(())

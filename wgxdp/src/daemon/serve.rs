@@ -119,7 +119,7 @@ impl Daemon {
                         Answer::Same(tunnels) => {
                             self.tunnels = Arc::new(tunnels);
                             self.note_handshakes();
-                            self.neighbours.settle_again().await?;
+                            self.settle_neighbours_again().await;
                         }
                         Answer::None => self.forget_handshakes(),
                     }
@@ -368,12 +368,17 @@ impl Daemon {
         if !missing.is_empty() {
             warn!("somebody removed what is ours; repaired: {}", missing.join(", "));
         }
-        if let Err(e) = repaired {
-            if !is_known {
-                error!("what somebody removed of ours cannot be repaired: {e}; trying again");
-            }
-            self.repair_again_ns = Some(monotonic_ns() + REPAIR_AGAIN_NS);
+        match repaired {
+            Ok(()) => {}
+            Err(_) if is_known => self.repair_again_ns = Some(monotonic_ns() + REPAIR_AGAIN_NS),
+            Err(e) => self.cannot_repair(&e),
         }
+    }
+
+    /// The anchor and what leads there are not as they should be.
+    pub(super) fn cannot_repair(&mut self, e: &Error) {
+        error!("the anchor, or what leads packets there, is not as it should be: {e}; trying again");
+        self.repair_again_ns = Some(monotonic_ns() + REPAIR_AGAIN_NS);
     }
 
     /// Says what was missing and is no more, also when something else still is.

@@ -5,6 +5,7 @@
 //! - One socket carries one dump at a time, for the kernel refuses a second (`EBUSY`).
 //! - [`Netlink::port`] identifies our own changes in the notifications that everybody gets.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use super::{Error, Result};
 
 /// The longest that the kernel may take for one answer (or one part of a dump); it answers within the system call unless the machine starves.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// In so many parts.
+const TURNS: u32 = 5;
 /// Attempts at reading a whole dump.
 const DUMP_TRIES: u32 = 20;
 /// Pause between them, where the socket is busy with the rest of an abandoned dump.
@@ -127,7 +130,7 @@ impl Netlink {
         let mut answers = self.handle.clone().request(request).map_err(|_| unanswered())?;
         let mut found = Vec::new();
         let mut whole = Whole::Yes;
-        while let Some(answer) = timeout(ANSWER_WITHIN, answers.next()).await.map_err(|_| unanswered())? {
+        while let Some(answer) = in_time(ANSWER_WITHIN, answers.next()).await.ok_or_else(unanswered)? {
             if answer.header.flags & NLM_F_DUMP_INTR != 0 && flags & NLM_F_DUMP == NLM_F_DUMP {
                 whole = Whole::Interrupted;
             }
@@ -143,6 +146,18 @@ impl Netlink {
         }
         Ok((found, whole))
     }
+}
+
+/// An answer that comes `within` this. Who was stopped or suspended for longer finds that the time is over before the task that reads the answer could: so the time passes in
+/// [`TURNS`], of which a suspension ends one.
+async fn in_time<T>(within: Duration, answer: impl Future<Output = T>) -> Option<T> {
+    let mut answer = pin!(answer);
+    for _ in 0..TURNS {
+        if let Ok(answer) = timeout(within / TURNS, &mut answer).await {
+            return Some(answer);
+        }
+    }
+    None
 }
 
 /// Whether a dump shows one state of the kernel.
@@ -175,5 +190,31 @@ pub(super) fn link_now(name: &str) -> std::io::Result<Link> {
         }
         NetlinkPayload::Error(error) => Err(error.to_io()),
         _ => Err(std::io::ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::thread;
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn an_answer_that_lay_there_while_everybody_was_stopped_is_in_time() {
+        let (reader, answer) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move { reader.send(()) });
+        let answer = in_time(WITHIN, async {
+            thread::sleep(2 * WITHIN);
+            answer.await
+        });
+        assert_eq!(answer.await, Some(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn silence_ends() {
+        assert_eq!(in_time(WITHIN, pending::<()>()).await, None);
     }
 }
