@@ -142,7 +142,7 @@ impl FullSize {
             let behind = sequence.wrapping_add(1);
             let behind = self.unanswered.iter_mut().find(|sent| sent.sequence == behind);
             _ = behind.map(|sent| sent.escorted = true);
-            if !self.answers && !self.unanswered.is_empty() && !self.unanswered.iter().any(|sent| sent.escorted) {
+            if !self.answers && self.left_in_vain_before(sequence) {
                 // It was asked while nothing passed, and does not wait for its turn now that something does.
                 self.asked_ns = None;
                 self.unanswered.clear();
@@ -154,6 +154,13 @@ impl FullSize {
         self.rtt.sample(rtt);
         self.gilbert.answered(1);
         true
+    }
+
+    /// Whether some left, all of them before this small one, and each together with a small one that was not answered. While an answer takes longer than an interval, those to
+    /// small ones that left earlier say nothing.
+    fn left_in_vain_before(&self, sequence: u32) -> bool {
+        let is_before = |sent: &Sent| sequence.wrapping_sub(sent.sequence).cast_signed() > 0;
+        !self.unanswered.is_empty() && self.unanswered.iter().all(|sent| !sent.escorted && is_before(sent))
     }
 
     /// The far end answers large probes over another path: if none is answered here, it is not to blame.

@@ -151,6 +151,22 @@ fn it_is_asked_anew_when_the_other_path_comes_up_later() {
     assert_eq!((by_mtu(&sim).len(), sim.engine.active(PEER)), (1, Some(B)));
 }
 
+/// Many answers are on their way then, each to a probe that left before the large one.
+#[test]
+fn a_far_away_path_that_comes_up_late_is_asked_at_full_size_no_more_often_than_another() {
+    let far = || Net::new(10 * INTERVAL);
+    let mut sim = Sim::new(vec![far().cut(0..5 * S), far()], true);
+    sim.run(60 * S);
+    let asked = |path| {
+        sim.full_size
+            .iter()
+            .filter(|(at, p)| *p == path && *at >= 5 * S)
+            .count()
+    };
+    assert!(asked(A) <= 110 && asked(B) <= 110, "{} and {}", asked(A), asked(B));
+    assert!(by_mtu(&sim).is_empty());
+}
+
 /// What much is lost of, in long bursts, is given up late.
 #[test]
 fn it_is_not_left_for_one_that_is_silent_however_long_that_takes_to_be_dead() {
