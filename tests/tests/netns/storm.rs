@@ -11,16 +11,14 @@ use nix::sys::signal::Signal;
 use wgxdp_tests::clock::now_ns;
 use wgxdp_tests::cut::{Cut, Severed};
 use wgxdp_tests::daemon::{Daemon, Settings};
-use wgxdp_tests::poll::{self, observe_for};
+use wgxdp_tests::poll::observe_for;
 use wgxdp_tests::topology::{Family, Uplink};
 
-use crate::alone;
 use crate::command::left_nothing_but;
 use crate::in_band::raise_with;
 use crate::scene::Scene;
+use crate::{BOUND, alone};
 
-/// How long the tunnel may take to flow again, whatever happened before.
-const BACK_WITHIN: Duration = Duration::from_secs(15);
 /// How much happens in a law.
 const MOVES: usize = 20;
 /// Most of a pause between two moves, in milliseconds.
@@ -46,16 +44,16 @@ const OURS: [&str; 4] = [
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Daemons {
-    Run,
-    AreStopped,
-    AreGone,
+enum Life {
+    Runs,
+    Stopped,
+    Gone,
 }
 
 struct Storm {
     scene: Scene,
     settings: Settings,
-    daemon: Daemons,
+    daemon: Life,
     severed: [Option<Severed>; 2],
     random: Random,
     story: Vec<String>,
@@ -82,12 +80,12 @@ impl Storm {
             }
         }
         match self.daemon {
-            Daemons::Run => {
+            Life::Runs => {
                 moves.extend([Signal::SIGSTOP, Signal::SIGKILL].map(Move::Signal));
                 moves.extend(OURS.map(Move::Remove));
             }
-            Daemons::AreStopped => moves.extend([Move::Signal(Signal::SIGCONT); 8]),
-            Daemons::AreGone => moves.extend([Move::Start; 8]),
+            Life::Stopped => moves.extend([Move::Signal(Signal::SIGCONT); 8]),
+            Life::Gone => moves.extend([Move::Start; 8]),
         }
         moves
     }
@@ -102,15 +100,15 @@ impl Storm {
             Move::Signal(signal) => {
                 self.scene.daemon.signal(signal)?;
                 self.daemon = match signal {
-                    Signal::SIGSTOP => Daemons::AreStopped,
-                    Signal::SIGKILL => Daemons::AreGone,
-                    _ => Daemons::Run,
+                    Signal::SIGSTOP => Life::Stopped,
+                    Signal::SIGKILL => Life::Gone,
+                    _ => Life::Runs,
                 };
             }
             Move::Start => {
                 self.told = 0;
                 self.scene.daemon = Daemon::start(&self.scene.lab, &self.settings)?;
-                self.daemon = Daemons::Run;
+                self.daemon = Life::Runs;
             }
             Move::Remove(words) => {
                 let words: Vec<_> = words.split(' ').collect();
@@ -140,15 +138,15 @@ impl Storm {
     /// As soon as there is somebody to see to it, and a way, the tunnel flows.
     fn flows(&mut self) -> Result<()> {
         let (anything, everything) = self.carry();
-        if self.daemon != Daemons::Run || !anything {
+        if self.daemon != Life::Runs || !anything {
             return Ok(());
         }
         let since = Instant::now();
-        self.scene.traffic.await_udp(now_ns(), BACK_WITHIN)?;
+        self.scene.traffic.await_udp(now_ns(), BOUND)?;
         let udp = since.elapsed();
         if everything {
             let tcp = &self.scene.traffic.tcp;
-            tcp.await_life(tcp.mark(), BACK_WITHIN)?;
+            tcp.await_life(tcp.mark(), BOUND)?;
         }
         self.story.push(format!(
             "    UDP flows after {udp:.1?}, TCP after {:.1?}",
@@ -174,16 +172,13 @@ impl Storm {
             }
         }
         match self.daemon {
-            Daemons::Run => {}
-            Daemons::AreStopped => self.happen(Move::Signal(Signal::SIGCONT))?,
-            Daemons::AreGone => self.happen(Move::Start)?,
+            Life::Runs => {}
+            Life::Stopped => self.happen(Move::Signal(Signal::SIGCONT))?,
+            Life::Gone => self.happen(Move::Start)?,
         }
         self.story.push("calm".into());
         self.flows()?;
-        let lab = &self.scene.lab;
-        poll::wait_until("the tunnel on isp-a", BACK_WITHIN, || {
-            Ok(lab.uplink_in_use()? == Some(Uplink::A))
-        })
+        self.scene.await_uplink(Uplink::A)
     }
 }
 
@@ -215,7 +210,7 @@ fn survives(scene: Scene, settings: Settings, hub: Option<Daemon>, seed: u64) ->
     let mut storm = Storm {
         scene,
         settings,
-        daemon: Daemons::Run,
+        daemon: Life::Runs,
         severed: [None, None],
         random: Random(seed),
         story: vec![format!("seed {seed}")],
@@ -241,7 +236,7 @@ fn survives(scene: Scene, settings: Settings, hub: Option<Daemon>, seed: u64) ->
     left_nothing_but("a storm and the end", &lab.branch, &clean, |line| {
         line.starts_with("link: isp-")
     })?;
-    traffic.await_flow(BACK_WITHIN)
+    traffic.await_flow(BOUND)
 }
 
 #[test]

@@ -362,22 +362,22 @@ impl Daemon {
     /// Makes good what somebody else removed. What cannot be made good now, because it is being removed again, say, is tried again.
     async fn repair(&mut self) {
         let _rest = self.priority.rest();
-        let is_known = self.repair_again_ns.take().is_some();
         let mut missing = Vec::new();
         let repaired = self.try_to_repair(&mut missing).await;
         if !missing.is_empty() {
             warn!("somebody removed what is ours; repaired: {}", missing.join(", "));
         }
         match repaired {
-            Ok(()) => {}
-            Err(_) if is_known => self.repair_again_ns = Some(monotonic_ns() + REPAIR_AGAIN_NS),
+            Ok(()) => self.repair_again_ns = None,
             Err(e) => self.cannot_repair(&e),
         }
     }
 
-    /// The anchor and what leads there are not as they should be.
+    /// The anchor, or what leads there, is not as it should be: said once.
     pub(super) fn cannot_repair(&mut self, e: &Error) {
-        error!("the anchor, or what leads packets there, is not as it should be: {e}; trying again");
+        if self.repair_again_ns.is_none() {
+            error!("the anchor, or what leads packets there, is not as it should be: {e}; trying again");
+        }
         self.repair_again_ns = Some(monotonic_ns() + REPAIR_AGAIN_NS);
     }
 

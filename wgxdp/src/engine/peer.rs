@@ -231,8 +231,8 @@ impl Peer {
     /// A path that swallows large packets is given up for any that carries the peer's packets and is heard: one of which much is lost may be silent for long before it is
     /// given up. Without one, small packets are better than none.
     fn judge_full_size(&mut self, place: usize, now_ns: u64, out: &mut Vec<Action>) {
-        let is_heard = |(other, path): (usize, &Path)| other != place && carries(path.state) && path.is_heard(now_ns);
-        if self.paths[place].swallows_full_size() && self.paths.iter().enumerate().any(is_heard) {
+        let is_heard = |path: &Path| carries(path.state) && path.is_heard(now_ns);
+        if self.paths[place].swallows_full_size() && self.others(place).any(is_heard) {
             self.paths[place].answer_after_ns = now_ns;
             self.step(place, Event::Dead, Cause::Mtu, now_ns, out);
         }
@@ -240,8 +240,13 @@ impl Peer {
 
     /// Whether another path can carry the peer's packets.
     fn carried_without(&self, place: usize) -> bool {
-        let others = self.paths.iter().enumerate().filter(|(other, _)| *other != place);
-        others.into_iter().any(|(_, path)| carries(path.state))
+        self.others(place).any(|path| carries(path.state))
+    }
+
+    /// All paths but this one.
+    pub(super) fn others(&self, place: usize) -> impl Iterator<Item = &Path> {
+        let others = self.paths.iter().enumerate().filter(move |(other, _)| *other != place);
+        others.map(|(_, path)| path)
     }
 
     /// Whether the last known proof is an answer that changes something.

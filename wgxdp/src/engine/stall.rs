@@ -178,7 +178,7 @@ impl Peer {
     }
 
     fn carried_without_stall(&self, place: usize, now_ns: u64) -> bool {
-        let mut others = self.paths.iter().enumerate().filter(|(other, _)| *other != place);
-        others.any(|(_, path)| carries(path.state) && !path.is_stalled(now_ns))
+        self.others(place)
+            .any(|path| carries(path.state) && !path.is_stalled(now_ns))
     }
 }

@@ -59,7 +59,7 @@ impl Anchor {
     /// [`super::Error::ForeignRoute`], or what the kernel refused. What was added before the error remains: see [`Self::disengage`].
     pub async fn engage(&mut self, ports: &BTreeSet<u16>) -> Result<()> {
         self.ports = Some(ports.clone());
-        self.settle_policy().await.map(drop)
+        self.repair_policy().await.map(drop)
     }
 
     /// Makes good whatever somebody removed or changed of the device; if it was gone its index is another. Returns what that was, in words for the log.
@@ -76,8 +76,14 @@ impl Anchor {
     ///
     /// # Errors
     /// As [`Self::engage`].
-    pub async fn repair_policy(&mut self) -> Result<Vec<String>> {
-        self.settle_policy().await
+    pub async fn repair_policy(&self) -> Result<Vec<String>> {
+        let Some(ports) = &self.ports else {
+            return Ok(Vec::new());
+        };
+        let canonical = self.canonical();
+        let mut missing = policy::settle_routes(&self.netlink, &canonical, self.device.index).await?;
+        missing.extend(policy::settle_rules(&self.netlink, &Rule::wanted(&canonical, ports)).await?);
+        Ok(missing)
     }
 
     /// Undoes [`Self::engage`], whatever ports it was for.
@@ -87,16 +93,6 @@ impl Anchor {
     pub async fn disengage(&mut self) -> Result<Removed> {
         self.ports = None;
         disengage(&self.netlink).await
-    }
-
-    async fn settle_policy(&self) -> Result<Vec<String>> {
-        let Some(ports) = &self.ports else {
-            return Ok(Vec::new());
-        };
-        let canonical = self.canonical();
-        let mut missing = policy::settle_routes(&self.netlink, &canonical, self.device.index).await?;
-        missing.extend(policy::settle_rules(&self.netlink, &Rule::wanted(&canonical, ports)).await?);
-        Ok(missing)
     }
 
     fn canonical(&self) -> Vec<IpAddr> {
